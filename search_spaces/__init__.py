@@ -1,0 +1,1 @@
+"""Search spaces, one module each: dotted config path -> Tune domain."""
