@@ -1,1 +1,1 @@
-"""Everything that runs at scale, on Ray: teachers, recordings, students, sweeps and the index of runs."""
+"""Everything that runs at scale, on Ray: teachers, recordings, students, the index of runs."""
