@@ -1,0 +1,123 @@
+"""Every architecture that is built by name: its family, its taps, its published classifier.
+
+Importing this module does not import torch: a configuration is checked in milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import final
+
+TORCHVISION = "torchvision/"
+POOLED = "pooled"
+_USER_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_OTHERS = "torchvision/NAME, package.module:function"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network of the zoo. ``options`` lists the values that each of its options may take."""
+
+    name: str
+    family: str  # the module of distill.models that builds it
+    taps: tuple[str, ...]  # from the image to the classifier
+    classifier: str  # the classifier's weight [classes, c] in the published state dict
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _stages(count: int) -> tuple[str, ...]:
+    return ("stem", *(f"stage{index}" for index in range(1, count + 1)), POOLED)
+
+
+_RESNETS = (
+    *(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)),
+    *(f"resnet{depth}x4" for depth in (8, 20, 32)),
+)
+_FAMILIES: tuple[tuple[str, tuple[str, ...], int, str], ...] = (
+    ("resnet", _RESNETS, 3, "fc.weight"),
+    ("wrn", ("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"), 3, "fc.weight"),
+    ("vgg", tuple(f"vgg{depth}" for depth in (8, 11, 13, 16, 19)), 4, "classifier.weight"),
+    ("mobilenetv2", ("mobilenetv2",), 4, "classifier.0.weight"),
+    ("shufflenetv1", ("shufflenetv1",), 3, "linear.weight"),
+    ("shufflenetv2", ("shufflenetv2",), 3, "linear.weight"),
+    ("dscnn", ("dscnn_xs", "dscnn_s", "dscnn_m", "dscnn_l"), 3, "fc.weight"),
+    ("cnn", ("cnn_xs", "cnn_s", "cnn_m"), 3, "fc.weight"),
+)
+_OPTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {"cnn": {"norm": ("batch", "none")}}
+_CATALOG: Mapping[str, Architecture] = MappingProxyType(
+    {
+        name: Architecture(name, family, _stages(count), classifier, _OPTIONS.get(family, {}))
+        for family, names, count, classifier in _FAMILIES
+        for name in names
+    }
+)
+
+
+def architectures() -> tuple[str, ...]:
+    """The names of the zoo's networks, family by family."""
+    return tuple(_CATALOG)
+
+
+def find(arch: str) -> Architecture | None:
+    """The zoo's entry for ``arch``; None for torchvision's and users' networks."""
+    return _CATALOG.get(arch)
+
+
+def taps_of(arch: str) -> tuple[str, ...] | None:
+    """The taps of ``arch`` in order, or None where only building the network tells."""
+    entry = find(arch)
+    return entry.taps if entry else None
+
+
+def check_architecture(arch: str) -> None:
+    """Raise ValueError, with near misses, unless ``arch`` names something that could be built.
+
+    Whether torchvision or a user's module has the name behind a well-formed ``torchvision/NAME``
+    or ``package.module:function`` shows when the network is built: looking takes torch's import.
+    """
+    if arch in _CATALOG or _USER_FUNCTION.fullmatch(arch):
+        return
+    if arch.startswith(TORCHVISION) and arch.removeprefix(TORCHVISION).isidentifier():
+        return
+    hint = suggest(arch, _CATALOG, label="architectures")
+    raise ValueError(f"unknown architecture '{arch}'; {hint} Others: {_OTHERS}")
+
+
+def check_taps(arch: str, taps: Iterable[str]) -> None:
+    """Raise ValueError, with near misses, for a tap that a network of the zoo does not have."""
+    known = taps_of(arch)
+    for tap in taps if known is not None else ():
+        if tap not in (known or ()):
+            hint = suggest(tap, known or (), label="taps")
+            raise ValueError(f"'{arch}' has no tap '{tap}'; {hint}")
+
+
+def check_options(arch: str, options: Mapping[str, object]) -> None:
+    """Raise ValueError for an option, or a value of one, that a network of the zoo does not take.
+
+    torchvision's and users' functions check their own options when they are called.
+    """
+    entry = find(arch)
+    if entry is None:
+        return
+    for name, value in options.items():
+        if name not in entry.options:
+            takes = suggest(name, entry.options, label="options") if entry.options else "drop it"
+            raise ValueError(f"'{arch}' takes no option '{name}'; {takes}")
+        if value not in entry.options[name]:
+            values = ", ".join(f"'{choice}'" for choice in entry.options[name])
+            raise ValueError(f"option '{name}' of '{arch}' is {value!r}; choose from {values}")
+
+
+def suggest(text: str, known: Iterable[str], *, label: str) -> str:
+    """A hint for a misspelt name: its near misses, or every known name if nothing is near."""
+    names = list(known)
+    near = get_close_matches(text, names, n=3)
+    if near:
+        return "did you mean " + ", ".join(f"'{name}'" for name in near) + "?"
+    return f"{label}: {', '.join(names)}."
