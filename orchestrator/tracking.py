@@ -1,0 +1,102 @@
+"""What a run reports while it trains: TensorBoard events and the metrics table, kept in step.
+
+Everything is drawn over the number of optimiser steps. One axis for steps and epochs alike is
+what lets TensorBoard purge, when a run resumes, exactly what came after its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+from orchestrator.runs import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@final
+class RunTracker:
+    """Writes one run's scalars; to be used by one process (rank 0) at a time.
+
+    ``start_epoch`` is the first epoch that will be reported: above 0, the run resumes, and
+    whatever was reported of that epoch or later ones is superseded.
+    """
+
+    def __init__(self, run: RunFolder, config: Mapping[str, Any], start_epoch: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._run = run
+        self._config = config
+        self._epoch_end = _last_step(run, start_epoch)  # the last step of the last epoch kept
+        self._step = self._epoch_end
+        self._writer = SummaryWriter(str(run.path), purge_step=self._epoch_end + 1)
+
+    def on_step(self, global_step: int, terms: Mapping[str, float], lr: float) -> None:
+        """Record one optimiser step (counted from 0 over the whole run): its loss, by term."""
+        self._step = global_step
+        for name, value in terms.items():
+            self._writer.add_scalar(f"step/loss/{name}", value, global_step)
+        self._writer.add_scalar("step/loss/total", sum(terms.values()), global_step)
+        self._writer.add_scalar("step/learning_rate", lr, global_step)
+
+    def on_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Record one epoch, counted from 0: every value of ``row``, under its own name.
+
+        The metrics table gains the row, with ``epoch`` and ``global_step`` (its last step).
+        """
+        # An epoch none of whose steps was reported still gets a place of its own on the axis.
+        self._step = max(self._step, self._epoch_end + 1)
+        self._epoch_end = self._step
+        for name, value in {**row, "epoch": epoch}.items():
+            self._writer.add_scalar(name, value, self._step)
+        self._writer.flush()
+        self._run.append_metrics({"epoch": epoch, "global_step": self._step, **row})
+
+    def on_histogram(self, name: str, values: np.ndarray) -> None:
+        """Record the distribution of ``values``, of any shape, as of the latest step."""
+        self._writer.add_histogram(name, values, self._step)
+
+    def close(self, result: Mapping[str, Any] | None = None) -> None:
+        """End the events; with a ``result``, hyperparameters and its numbers go in as HParams."""
+        if result is not None:
+            self._write_hparams(result)
+        self._writer.close()
+
+    def _write_hparams(self, result: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        metrics = {
+            f"result/{name}": float(value)
+            for name, value in result.items()
+            if isinstance(value, int | float) and name != "seed"
+        }
+        # SummaryWriter.add_hparams would open a second run in a folder of its own.
+        file_writer = self._writer.file_writer
+        assert file_writer is not None, "the tracker is closed"
+        for summary in hparams(flatten(self._config), metrics):
+            file_writer.add_summary(summary)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, self._step)
+
+
+def _last_step(run: RunFolder, start_epoch: int) -> int:
+    rows = run.metrics().to_dict("records")
+    kept = [int(row["global_step"]) for row in rows if row["epoch"] < start_epoch]
+    return max(kept, default=-1)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """``config`` as dotted paths to scalars: ``teachers.0.name``. None reads "none"."""
+    flat: dict[str, bool | int | float | str] = {}
+    for name, value in config.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{path}.")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            flat |= flatten({str(place): item for place, item in enumerate(value)}, f"{path}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[path] = value
+        else:
+            flat[path] = str(value).lower() if value is None else str(value)
+    return flat
