@@ -1,0 +1,123 @@
+"""Names of a store's files and folders. Whatever bears no such name is not part of the store.
+
+    ROOT/<teacher key>/identity.json
+    ROOT/<teacher key>/<spec>.<codec>/pass-00003/part-00007.arrow
+
+Names are made from numbers and checked names, and read back by pattern: none leads elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from distill.signals import SignalSpec
+from orchestrator.identity import KEY_LENGTH, Identity
+
+IDENTITY_FILE = "identity.json"
+REMOVED_PREFIX = ".removed-"
+MAX_PASSES = 100_000  # five digits
+
+_KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+_PASS = re.compile(r"pass-(\d{5})", re.ASCII)
+_PART = re.compile(r"part-(\d{5})\.arrow", re.ASCII)
+# 150 characters leave a part's header room for the name, which stands in it twice.
+_COLUMN = re.compile(r"(?=.{1,150}$)(\w[\w.-]*(?:@\w+)?)\.([a-z0-9]+(?:-[a-z]+)?)", re.ASCII)
+
+
+def column_name(spec: SignalSpec, codec: str) -> str:
+    """``stage3@pool4.float16``. Raises ValueError where the tap's name can be no folder's."""
+    name = f"{spec}.{codec}"
+    if not _COLUMN.fullmatch(name):
+        raise ValueError(
+            f"signal '{spec}': no folder can have this name; a tap's name begins with a letter, "
+            "has letters, digits, '_', '.' and '-', and is at most 100 characters long"
+        )
+    return name
+
+
+def pass_name(pass_index: int) -> str:
+    """``pass-00003``. Raises ValueError for a number that no pass can have."""
+    if not 0 <= pass_index < MAX_PASSES:
+        raise ValueError(f"pass {pass_index}: passes are 0 to {MAX_PASSES - 1}")
+    return f"pass-{pass_index:05d}"
+
+
+def part_name(part_index: int) -> str:
+    """``part-00007.arrow``."""
+    return f"part-{part_index:05d}.arrow"
+
+
+def teacher_keys(root: Path) -> list[str]:
+    """The keys of the teachers that ``root`` holds, sorted."""
+    names = (entry.name for entry in _entries(root) if entry.is_dir(follow_symlinks=False))
+    return sorted(name for name in names if _KEY.fullmatch(name))
+
+
+def columns_in(folder: Path) -> list[tuple[SignalSpec, str]]:
+    """The (spec, codec's name) of every column of a teacher's folder, sorted."""
+    names = (entry.name for entry in _entries(folder) if entry.is_dir(follow_symlinks=False))
+    matches = (_COLUMN.fullmatch(name) for name in names)
+    return sorted((SignalSpec.parse(match[1]), match[2]) for match in matches if match)
+
+
+def passes_in(column: Path) -> list[int]:
+    """The passes of which a column's folder holds anything, sorted."""
+    matches = (_PASS.fullmatch(entry.name) for entry in _entries(column))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def parts_in(column: Path, pass_index: int) -> set[int]:
+    """The parts of a pass that are there; each is whole, for parts appear by renaming."""
+    matches = (_PART.fullmatch(entry.name) for entry in _entries(column / pass_name(pass_index)))
+    return {int(match[1]) for match in matches if match}
+
+
+def read_identity(root: Path, key: str) -> Identity | None:
+    """What ``root`` says that ``key`` stands for; None if nothing.
+
+    Raises ValueError naming the file where it holds no identity.
+    """
+    path = root / key / IDENTITY_FILE
+    if not _KEY.fullmatch(key) or not path.exists():
+        return None
+    try:
+        return Identity.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: holds no identity ({error}); delete this file: it is written anew by the "
+            "next recording"
+        ) from error
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files below ``folder``; 0 if there is no such folder."""
+    sizes = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                sizes += os.lstat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:  # renamed or removed since it was listed
+                continue
+    return sizes
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder, if there is one; it is gone at once for everybody, whatever happens."""
+    aside = folder.with_name(f"{REMOVED_PREFIX}{folder.name}-{secrets.token_hex(4)}")
+    try:
+        folder.replace(aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
