@@ -6,15 +6,16 @@ Legend: B samples, C classes, c channels, h height, w width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import final
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import cast, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from distill.signals import LOGITS, ModelOutput, device_of
+from distill.signals import LOGITS, ModelOutput
 
 
 class TappedModel(nn.Module, ABC):
@@ -61,9 +62,7 @@ class Normalized(nn.Module):
         """The network's output for ``(images / 255 - mean) / std``, in the buffers' dtype."""
         # One fused multiply-add reads the batch once, where three operations read it three times.
         scale = 1 / (255 * self.std)
-        return self.network(
-            torch.addcmul(-self.mean / self.std, images.to(self.mean.dtype), scale)
-        )
+        return self.network(torch.addcmul(-self.mean / self.std, images.to(self.mean.dtype), scale))
 
 
 def global_pool(features: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c"]:
@@ -83,23 +82,35 @@ def init_convolutions(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def modules_by_path(network: nn.Module) -> dict[str, nn.Module]:
+    """Every module by its path in ``network``, which itself has the path ''."""
+    return dict(cast("Iterable[tuple[str, nn.Module]]", network.named_modules()))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Generator[None]:
+    """Eval mode and no gradients inside; every module's mode is as before afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def feature_shapes(
     model: TappedModel | Normalized, in_channels: int, image_size: int
 ) -> dict[str, tuple[int, ...]]:
     """The shape of one sample's ``logits`` and of its feature at each tap.
 
-    One forward of a black image in eval mode, so that BatchNorm's statistics stay as they are;
-    every module's mode is as before afterwards.
+    One forward of a black image in eval mode: BatchNorm's statistics stay as they are.
     """
-    modes = [(module, module.training) for module in model.modules()]
     first = next(model.parameters())
     dtype = torch.uint8 if isinstance(model, Normalized) else first.dtype
     size = (1, in_channels, image_size, image_size)
-    try:
-        with torch.no_grad():
-            output = model.eval()(torch.zeros(size, dtype=dtype, device=device_of(model)))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model):
+        output = model(torch.zeros(size, dtype=dtype, device=first.device))
     shapes = {tap: tuple(feature.shape[1:]) for tap, feature in output.features.items()}
     return {**shapes, LOGITS: tuple(output.logits.shape[1:])}

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass
+from difflib import SequenceMatcher
 from types import MappingProxyType
 from typing import final
 
 TORCHVISION = "torchvision/"
 POOLED = "pooled"
 _USER_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_NEAR = 0.6  # difflib's own threshold for a close match
 _OTHERS = "torchvision/NAME, package.module:function"
 
 
@@ -27,7 +28,7 @@ class Architecture:
     family: str  # the module of distill.models that builds it
     taps: tuple[str, ...]  # from the image to the classifier
     classifier: str  # the classifier's weight [classes, c] in the published state dict
-    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    options: Mapping[str, tuple[str, ...]]
 
 
 def _stages(count: int) -> tuple[str, ...]:
@@ -117,7 +118,18 @@ def check_options(arch: str, options: Mapping[str, object]) -> None:
 def suggest(text: str, known: Iterable[str], *, label: str) -> str:
     """A hint for a misspelt name: its near misses, or every known name if nothing is near."""
     names = list(known)
-    near = get_close_matches(text, names, n=3)
+    nearness = {name: _nearness(text, name) for name in names}
+    ranked = sorted(names, key=lambda name: nearness[name], reverse=True)
+    near = [name for name in ranked if nearness[name][0] >= _NEAR][:3]
     if near:
         return "did you mean " + ", ".join(f"'{name}'" for name in near) + "?"
     return f"{label}: {', '.join(names)}."
+
+
+def _nearness(text: str, name: str) -> tuple[float, int]:
+    """difflib's ratio, and of names equally near first the one with more in one piece.
+
+    So that 'resnet21' is taken for 'resnet20' and not for 'resnet32', as difflib alone would.
+    """
+    matcher = SequenceMatcher(None, text, name)
+    return matcher.ratio(), matcher.find_longest_match().size

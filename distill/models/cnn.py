@@ -26,7 +26,7 @@ _WIDTHS = {
 
 @final
 class CNN(TappedModel):
-    """A 3×3 stem and three stages, each one 3×3 convolution of stride 2.
+    """A stem and three stages, each one 3×3 convolution, of stride 2 but for the first stage.
 
     ``norm="none"`` leaves batch normalisation out, so that a sample's output does not depend on
     which other samples share its worker: runs on any number of workers can be compared exactly.
@@ -38,8 +38,9 @@ class CNN(TappedModel):
         self, *, widths: tuple[int, int, int, int], num_classes: int, in_channels: int, norm: Norm
     ) -> None:
         super().__init__()
-        self.stem = _layer(in_channels, widths[0], stride=1, norm=norm)
-        self.stage1 = _layer(widths[0], widths[1], stride=2, norm=norm)
+        # Halving first makes a step on a CPU twice as fast as halving in the first stage.
+        self.stem = _layer(in_channels, widths[0], stride=2, norm=norm)
+        self.stage1 = _layer(widths[0], widths[1], stride=1, norm=norm)
         self.stage2 = _layer(widths[1], widths[2], stride=2, norm=norm)
         self.stage3 = _layer(widths[2], widths[3], stride=2, norm=norm)
         self.fc = nn.Linear(widths[3], num_classes)

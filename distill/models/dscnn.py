@@ -26,7 +26,7 @@ _SIZES = {  # width of the stem; blocks of each stage
 
 @final
 class DSCNN(TappedModel):
-    """A 3×3 stem of stride 2 and three stages of separable blocks, twice as wide at each halving."""
+    """A 3×3 stem of stride 2 and three stages of separable blocks; each halving doubles width."""
 
     taps = ("stem", "stage1", "stage2", "stage3", POOLED)
 

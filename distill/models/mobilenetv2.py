@@ -8,6 +8,7 @@ the last convolution keeps its 1280 channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 from jaxtyping import Float
@@ -63,7 +64,7 @@ class MobileNetV2(TappedModel):
     """
 
     taps = ("stem", "stage1", "stage2", "stage3", "stage4", POOLED)
-    published_prefixes = {"classifier.0.": "classifier."}
+    published_prefixes: Mapping[str, str] = {"classifier.0.": "classifier."}
 
     def __init__(self, *, num_classes: int, in_channels: int) -> None:
         super().__init__()

@@ -82,6 +82,4 @@ def build(arch: str, *, num_classes: int, in_channels: int) -> ResNet:
     """The network called ``resnetDEPTH`` or ``resnetDEPTHx4``."""
     depth, _, wide = arch.removeprefix("resnet").partition("x")
     widths = (32, 64, 128, 256) if wide else (16, 16, 32, 64)
-    return ResNet(
-        depth=int(depth), widths=widths, num_classes=num_classes, in_channels=in_channels
-    )
+    return ResNet(depth=int(depth), widths=widths, num_classes=num_classes, in_channels=in_channels)

@@ -26,7 +26,8 @@ _BLOCKS = (4, 8, 4)
 
 def shuffle(x: Float[Tensor, "B c h w"], *, groups: int) -> Float[Tensor, "B c h w"]:
     """Interleave the channels of ``groups`` groups, so that the next layer's groups mix them."""
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    B, c, h, w = x.shape
+    return x.view(B, groups, c // groups, h, w).transpose(1, 2).reshape(B, c, h, w)
 
 
 @final

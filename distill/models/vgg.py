@@ -34,9 +34,7 @@ class VGG(TappedModel):
 
     taps = ("stem", "stage1", "stage2", "stage3", "stage4", POOLED)
 
-    def __init__(
-        self, *, convolutions: Sequence[int], num_classes: int, in_channels: int
-    ) -> None:
+    def __init__(self, *, convolutions: Sequence[int], num_classes: int, in_channels: int) -> None:
         super().__init__()
         inputs = (in_channels, *_WIDTHS[:-1])
         blocks = [_block(*sizes) for sizes in zip(inputs, _WIDTHS, convolutions, strict=True)]
@@ -76,6 +74,4 @@ def _block(in_width: int, width: int, convolutions: int) -> nn.Sequential:
 
 def build(arch: str, *, num_classes: int, in_channels: int) -> VGG:
     """The network called ``vggDEPTH``."""
-    return VGG(
-        convolutions=_CONVOLUTIONS[arch], num_classes=num_classes, in_channels=in_channels
-    )
+    return VGG(convolutions=_CONVOLUTIONS[arch], num_classes=num_classes, in_channels=in_channels)
