@@ -1,0 +1,158 @@
+"""A user's own arrays in one .npz: {train,test}_{images,labels} and, optionally, class_names.
+
+Legend: N samples, c channels, h height, w width; images are square.
+"""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from distill.datasets.cache import Part, Source, stamp_files, whole
+from distill.datasets.config import DataConfig, DataInfo
+
+_MEMBERS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def describe(config: DataConfig) -> DataInfo:
+    """From the images' headers and the labels; no image is read.
+
+    Raises ValueError naming the member with a wrong type, shape or label.
+    """
+    file = _file(config)
+    with _opened(file):
+        shapes = {part: _image_shape(file, part) for part in ("train", "test")}
+        if shapes["train"][1:] != shapes["test"][1:]:
+            raise ValueError(
+                f"data.file: '{file}': train_images are {list(shapes['train'][1:])} (c, h, w) and "
+                f"test_images {list(shapes['test'][1:])}; give both the same shape"
+            )
+        with np.load(file, allow_pickle=False) as content:
+            names = _class_names(file, content)
+            for part, shape in shapes.items():
+                _labels(file, content, part, num_images=shape[0], num_classes=len(names))
+    return DataInfo(len(names), in_channels=shapes["train"][1], image_size=shapes["train"][2])
+
+
+def open_source(config: DataConfig) -> Source:
+    """The file, checked as ``describe`` does."""
+    describe(config)
+    file = _file(config)
+    with _opened(file), np.load(file, allow_pickle=False) as content:
+        names = _class_names(file, content)
+    return Source(
+        kind="arrays",
+        class_names=names,
+        stamp=stamp_files([file]),
+        read=partial(_read, file),
+    )
+
+
+def _read(file: Path) -> Mapping[str, Part]:
+    parts: dict[str, Part] = {}
+    with _opened(file), np.load(file, allow_pickle=False) as content:
+        for part in ("train", "test"):
+            shape = _image_shape(file, part)
+            images = content[f"{part}_images"]
+            if images.ndim == 4 and images.shape != shape:
+                images = images.transpose(0, 3, 1, 2)
+            parts[part] = whole(images.reshape(shape), content[f"{part}_labels"])
+    return parts
+
+
+def _file(config: DataConfig) -> Path:
+    assert config.file is not None
+    file = config.file.expanduser()
+    if not file.is_file():
+        near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.npz")])
+        hint = f" (there is '{near[0]}')" if near else ""
+        raise ValueError(f"data.file: no file '{file}'{hint}; correct the path")
+    return file
+
+
+@contextmanager
+def _opened(file: Path) -> Generator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(
+            f"data.file: '{file}' is not a whole .npz ({error}); write it with numpy.savez"
+        ) from error
+
+
+def _header(file: Path, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """A member's shape and type from its first bytes."""
+    with zipfile.ZipFile(file) as archive:
+        if f"{member}.npy" not in archive.namelist():
+            held = sorted(name.removesuffix(".npy") for name in archive.namelist())
+            raise ValueError(
+                f"data.file: '{file}' has no {member}; it holds {', '.join(held)}, "
+                f"and needs {', '.join(_MEMBERS)}"
+            )
+        with archive.open(f"{member}.npy") as stream:
+            version = npy.read_magic(stream)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read(stream)
+    return shape, dtype
+
+
+def _image_shape(file: Path, part: str) -> tuple[int, int, int, int]:
+    """[N, c, h, w] of a part, from whichever layout its header shows."""
+    shape, dtype = _header(file, f"{part}_images")
+    where = f"data.file: '{file}': {part}_images is {dtype} {list(shape)}"
+    if dtype != np.uint8:
+        raise ValueError(f"{where}; store whole numbers 0..255 as uint8")
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise ValueError(f"{where}; store [N, h, w], [N, h, w, c] or [N, c, h, w], none of them 0")
+    if len(shape) == 3:
+        shape = (shape[0], 1, shape[1], shape[2])
+    first, last = shape[2] == shape[3], shape[1] == shape[2]
+    if first and last:
+        raise ValueError(f"{where}: channels first or last? store [N, h, w] or another size")
+    if not (first or last):
+        raise ValueError(f"{where}; images must be square: crop or pad them")
+    count, channels, size = (
+        (shape[0], shape[1], shape[2]) if first else (shape[0], shape[3], shape[1])
+    )
+    return count, channels, size, size
+
+
+def _class_names(file: Path, content: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    """Those of the file, or else the numbers up to the largest training label."""
+    if "class_names" not in content:
+        _header(file, "train_labels")
+        labels = content["train_labels"]
+        if labels.dtype.kind not in "iu" or not labels.size:
+            raise ValueError(f"data.file: '{file}': train_labels is not a list of integers")
+        return tuple(str(label) for label in range(int(labels.max()) + 1))
+    names = content["class_names"]
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise ValueError(f"data.file: '{file}': class_names is not a list of text")
+    return tuple(str(name) for name in names)
+
+
+def _labels(
+    file: Path, content: Mapping[str, NDArray[Any]], part: str, *, num_images: int, num_classes: int
+) -> None:
+    _header(file, f"{part}_labels")
+    labels = content[f"{part}_labels"]
+    if labels.dtype.kind not in "iu" or labels.shape != (num_images,):
+        raise ValueError(
+            f"data.file: '{file}': {part}_labels is {labels.dtype} {list(labels.shape)}, "
+            f"not one integer for each of {num_images} images"
+        )
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.size:
+        raise ValueError(
+            f"data.file: '{file}': {part}_labels holds {wrong[0]}, and the {num_classes} classes "
+            f"are 0..{num_classes - 1}; correct it or add class_names"
+        )
