@@ -153,11 +153,15 @@ def _by_seed(runs: Iterable[dict[str, Any]]) -> dict[int, float]:
 
 
 def teacher_accuracies(index: pd.DataFrame) -> list[tuple[str, float, int]]:
-    """Every teacher of the finished runs once: name, test accuracy, parameters; best first."""
+    """The finished runs' teachers of known accuracy: name, test accuracy, parameters; best first.
+
+    Each once, or once for each accuracy where runs had different teachers of one name.
+    """
     found: set[tuple[str, float, int]] = set()
     for run in finished_runs(index):
         for name, facts in json.loads(run["teachers"]).items():
-            found.add((name, facts["accuracy"], facts["parameters"]))
+            if facts["accuracy"] is not None:
+                found.add((name, facts["accuracy"], facts["parameters"]))
     return sorted(found, key=lambda teacher: (-teacher[1], teacher[0]))
 
 

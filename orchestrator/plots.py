@@ -42,13 +42,13 @@ def plot_comparison(runs: list[RunFolder], path: Path, *, title: str) -> None:
 
     table = index(runs)
     finished = finished_runs(table)
-    if not finished:
-        raise ValueError("plot: none of the runs is finished; let one end, then plot")
     labels = label_runs(finished)
     scores, curves = _scores(finished, labels), _curves(finished, labels)
+    if not scores:
+        raise ValueError("plot: none of the runs is finished; let one end, then plot")
     styles = {
         label: (_PALETTE[place % len(_PALETTE)], _DASHES[place // len(_PALETTE) % len(_DASHES)])
-        for place, label in enumerate(sorted(scores))
+        for place, label in enumerate(sorted(set(labels)))
     }
     height = max(4.6, 2.0 + 0.3 * len(scores))
     figure = Figure(figsize=(13, height), dpi=_DPI, layout="constrained")

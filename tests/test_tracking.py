@@ -1,0 +1,117 @@
+"""What TensorBoard and the metrics table say of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from orchestrator.runs import RunFolder
+from orchestrator.tracking import RunTracker, flatten
+
+STEPS = 3
+CONFIG = {"method": {"name": "kd", "temperature": 4.0}, "teachers": [{"name": "big"}]}
+
+
+def train(run: RunFolder, start: int, end: int, *, loss: float) -> RunTracker:
+    """Report epochs ``start`` to ``end``, all of one ``loss``."""
+    tracker = RunTracker(run, CONFIG, start)
+    for epoch in range(start, end):
+        for step in range(epoch * STEPS, (epoch + 1) * STEPS):
+            tracker.on_step(step, {"ce": loss, "kd": 2 * loss}, lr=0.1)
+        tracker.on_epoch(epoch, {"loss/ce": loss, "accuracy/validation": epoch / 10})
+    return tracker
+
+
+def read(run: RunFolder) -> EventAccumulator:
+    # Size 0 keeps every event; TensorBoard samples by default.
+    events = EventAccumulator(str(run.path), size_guidance={"scalars": 0, "tensors": 0})
+    return events.Reload()
+
+
+def scalars(run: RunFolder, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in read(run).Scalars(tag)]
+
+
+def test_steps_and_epochs_are_written_with_their_terms(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    train(run, 0, 2, loss=1.0).close()
+    assert scalars(run, "step/loss/ce") == [(step, 1.0) for step in range(6)]
+    assert scalars(run, "step/loss/total") == [(step, 3.0) for step in range(6)]
+    assert scalars(run, "step/learning_rate")[0][1] == pytest.approx(0.1)
+    assert scalars(run, "loss/ce") == [(2, 1.0), (5, 1.0)]
+    assert scalars(run, "epoch") == [(2, 0.0), (5, 1.0)]
+
+
+def test_the_metrics_table_gets_the_same_rows(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    train(run, 0, 2, loss=1.0).close()
+    rows = run.metrics().to_dict("list")
+    assert rows["epoch"] == [0, 1]
+    assert rows["global_step"] == [2, 5]
+    assert rows["accuracy/validation"] == [0.0, 0.1]
+
+
+def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    train(run, 0, 3, loss=1.0).close()
+    train(run, 2, 4, loss=5.0).close()
+    steps = [1.0] * 6 + [5.0] * 6
+    assert scalars(run, "step/loss/ce") == list(enumerate(steps))
+    assert scalars(run, "loss/ce") == [(2, 1.0), (5, 1.0), (8, 5.0), (11, 5.0)]
+    assert list(run.metrics()["loss/ce"]) == [1.0, 1.0, 5.0, 5.0]
+
+
+def test_steps_of_an_epoch_cut_short_are_purged(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    tracker = train(run, 0, 1, loss=1.0)
+    tracker.on_step(3, {"ce": 9.0}, lr=0.1)
+    tracker.close()
+    train(run, 1, 2, loss=5.0).close()
+    assert scalars(run, "step/loss/ce") == list(enumerate([1.0] * 3 + [5.0] * 3))
+
+
+def test_a_run_begun_anew_forgets_the_old_one(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    train(run, 0, 3, loss=1.0).close()
+    train(run, 0, 1, loss=5.0).close()
+    assert scalars(run, "loss/ce") == [(2, 5.0)]
+    assert list(run.metrics()["loss/ce"]) == [5.0]
+
+
+def test_epochs_without_steps_keep_places_of_their_own(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    tracker = RunTracker(run, CONFIG)
+    for epoch in range(3):
+        tracker.on_epoch(epoch, {"accuracy/train": 0.5})
+    tracker.close()
+    assert [step for step, _ in scalars(run, "accuracy/train")] == [0, 1, 2]
+
+
+def test_histograms_are_written(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    tracker = train(run, 0, 1, loss=1.0)
+    tracker.on_histogram("teacher_weight/big", np.linspace(0, 1, 50))
+    tracker.close()
+    histogram = read(run).Histograms("teacher_weight/big")[0]
+    assert histogram.step == 2
+    assert histogram.histogram_value.num == 50
+
+
+def test_the_result_becomes_hparams_in_the_same_folder(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    result = {"method": "kd", "seed": 0, "test_accuracy": 0.75, "teachers": {}}
+    train(run, 0, 1, loss=1.0).close(result)
+    assert scalars(run, "result/test_accuracy") == [(2, 0.75)]
+    assert "result/seed" not in read(run).Tags()["scalars"]
+    plugin = read(run).summary_metadata
+    assert any(data.plugin_data.plugin_name == "hparams" for data in plugin.values())
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_flatten_gives_dotted_scalars() -> None:
+    config = {"a": {"b": [1, {"c": None}]}, "d": True, "e": "x", "f": Path("y"), "g": []}
+    flat = {"a.b.0": 1, "a.b.1.c": "none", "d": True, "e": "x", "f": "y"}
+    assert flatten(config) == flat
