@@ -144,6 +144,15 @@ class LossReport:
 
         return torch.stack(list(self.terms.values())).sum()
 
+    def detach(self) -> LossReport:
+        """The same numbers, without their graph."""
+        return LossReport(
+            *({name: value.detach() for name, value in part.items()} for part in self._parts())
+        )
+
+    def _parts(self) -> tuple[Mapping[str, Tensor], ...]:
+        return self.terms, self.teacher_weights, self.scalars
+
 
 class SignalSource(Protocol):
     """Where teachers' signals come from; cached, served and local look the same to the engine."""

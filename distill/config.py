@@ -1,0 +1,250 @@
+"""One ``Experiment``: YAML and dotted overrides in, one frozen, validated object out.
+
+Nothing here imports torch or ray: a mistake is answered in well under a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, final
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
+
+from distill.datasets import DataConfig
+from distill.methods import MethodConfig, config_class
+from distill.models.catalog import check_architecture
+from distill.views import CropFlip, ViewSpace
+
+AUTO = "auto"
+EMBEDDED = "embedded/"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def as_method(value: Any) -> Any:
+    """``kd``, or ``{name: kd, temperature: 2}``, to the method's own configuration."""
+    if isinstance(value, MethodConfig):
+        return value
+    fields: dict[str, Any] = {"name": value} if isinstance(value, str) else dict(value)
+    if "name" not in fields:
+        raise ValueError("a method needs its name, as in {name: kd, temperature: 4}")
+    return config_class(str(fields.pop("name"))).model_validate(fields)
+
+
+AnyMethod = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(as_method)]
+
+
+@final
+class Normalization(_Frozen):
+    """Per-channel mean and standard deviation of images in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+
+
+@final
+class SGD(_Frozen):
+    """Stochastic gradient descent; heavy-ball momentum unless ``nesterov``."""
+
+    name: Literal["sgd"] = "sgd"
+    # The setting of the CIFAR distillation benchmarks (Tian et al., ICLR 2020).
+    lr: PositiveFloat = 0.05
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    nesterov: bool = False
+    clip_norm: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0; set momentum, or nesterov: false")
+        return self
+
+
+@final
+class AdamW(_Frozen):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
+
+    name: Literal["adamw"]
+    lr: PositiveFloat = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: PositiveFloat | None = None
+
+
+def _default_optimizer_name(value: Any) -> Any:
+    """``optimizer: {lr: 0.1}`` is SGD."""
+    return {"name": "sgd", **value} if isinstance(value, dict) else value
+
+
+Optimizer = Annotated[
+    SGD | AdamW, Field(discriminator="name"), BeforeValidator(_default_optimizer_name)
+]
+
+
+@final
+class Schedule(_Frozen):
+    """How long to train, and the learning rate's course, as a function of progress alone."""
+
+    epochs: PositiveInt = 240
+    batch_size: PositiveInt = 64  # global: over all workers
+    kind: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1)  # fraction of training with a linearly rising rate
+    # 150, 180 and 210 of 240 epochs (Tian et al., ICLR 2020), as fractions of training.
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    gamma: PositiveFloat = 0.1  # the factor at each milestone
+
+
+@final
+class Training(_Frozen):
+    """How ``checkpoint: auto`` trains a teacher."""
+
+    optimizer: Optimizer = SGD()
+    schedule: Schedule = Schedule()
+    seed: int = 0
+
+
+@final
+class Network(_Frozen):
+    """An architecture by name, with its options."""
+
+    arch: str
+    options: dict[str, Any] = {}
+
+    @field_validator("arch")
+    @classmethod
+    def _known(cls, arch: str) -> str:
+        check_architecture(arch)
+        return arch
+
+
+@final
+class Teacher(_Frozen):
+    """A trained network, and the actors that serve it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")  # default: the architecture's
+    arch: str
+    options: dict[str, Any] = {}
+    checkpoint: str = AUTO  # a file, embedded/NAME, or auto: trained once and filed
+    normalization: Normalization | None = None  # default: the data's own
+    training: Training = Training()
+    actors: PositiveInt = 1
+    cpus: float = Field(1.0, ge=0)  # of each actor
+    gpus: float = Field(0.0, ge=0)
+    batch_size: PositiveInt = 256  # of a forward pass
+
+    @field_validator("arch")
+    @classmethod
+    def _known(cls, arch: str) -> str:
+        check_architecture(arch)
+        return arch
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "name" in value or "arch" not in value:
+            return value
+        return {"name": str(value["arch"]).rpartition("/")[2].replace(":", "."), **value}
+
+
+@final
+class Signals(_Frozen):
+    """Where teachers' signals come from, and how they are kept."""
+
+    source: Literal["cached", "served", "local"] = "cached"
+    root: str = ""  # default: $TUTELAGE_CACHE or ~/.cache/tutelage, /signals
+    passes: PositiveInt | None = None  # passes to record, reused in turn; default: one an epoch
+    plan_seed: int = 0
+    part_size: PositiveInt = Field(4096, multiple_of=4096)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    codec: str = "float16"
+    codecs: dict[str, str] = {}  # by signal: {"logits": "top10", "stage3": "int8"}
+
+
+@final
+class Workers(_Frozen):
+    """Who trains a student: this process (count 0), or Ray Train workers."""
+
+    count: int = Field(1, ge=0)
+    cpus: PositiveFloat = 1.0  # of each worker
+    gpus: float = Field(0.0, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    sync_batchnorm: bool = False
+
+    @model_validator(mode="after")
+    def _sync_needs_gpus(self) -> Self:
+        if self.sync_batchnorm and not self.gpus:
+            raise ValueError(
+                "sync_batchnorm runs on GPUs alone; set gpus: 1, or sync_batchnorm: false"
+            )
+        return self
+
+
+@final
+class Output(_Frozen):
+    """Where run folders lie."""
+
+    root: Path = Path("runs")
+
+
+@final
+class Experiment(_Frozen):
+    """Everything that a comparison of students needs; its defaults are the published settings."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    data: DataConfig
+    views: ViewSpace = CropFlip(kind="crop_flip")
+    teachers: tuple[Teacher, ...] = ()
+    student: Network
+    method: AnyMethod
+    baselines: tuple[AnyMethod, ...] = ()  # trained under the same protocol, for comparison
+    signals: Signals = Signals()
+    optimizer: Optimizer = SGD()
+    schedule: Schedule = Schedule()
+    workers: Workers = Workers()
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    output: Output = Output()
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{list(seeds)} repeats a seed; give distinct ones")
+        return seeds
+
+    @field_validator("teachers")
+    @classmethod
+    def _distinct_names(cls, teachers: tuple[Teacher, ...]) -> tuple[Teacher, ...]:
+        names = [teacher.name for teacher in teachers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two teachers are called '{name}'; give each its own name")
+        return teachers
+
+    @property
+    def methods(self) -> tuple[MethodConfig, ...]:
+        """The baselines, then the method."""
+        return (*self.baselines, self.method)
+
+    @property
+    def num_passes(self) -> int:
+        """Passes that are recorded: epoch e reads pass e mod num_passes."""
+        most = min(self.schedule.epochs, self.views.num_views)
+        return min(self.signals.passes or most, most)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as written to YAML; ``Experiment.model_validate`` reads them back."""
+        return self.model_dump(mode="json")

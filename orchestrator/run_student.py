@@ -1,0 +1,252 @@
+"""One run of one student on one rank: build, resume, fit, test, file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from distill.batches import BatchPlan
+from distill.config import Experiment
+from distill.datasets import Data, load_data
+from distill.engine import Fit, evaluate, fit
+from distill.learners import LEARNERS, Compute, Learner
+from distill.models import build_model
+from distill.models.base import Normalized, feature_shapes
+from distill.parallel import Workers
+from distill.signals import LossReport, SignalShapes, SignalSource
+from orchestrator.runs import RunFolder
+from orchestrator.sources import CachedSource, LocalSource, NoSource
+from orchestrator.students import EpochEvent, StudentJob
+from orchestrator.teachers import Teacher
+from orchestrator.tracking import RunTracker
+
+
+def run_student(
+    job: StudentJob,
+    workers: Workers,
+    device: torch.device,
+    *,
+    on_event: Callable[[EpochEvent], Any],
+    barrier: Callable[[Mapping[str, float]], None],
+) -> None:
+    """Train, or go on training; test the last weights and those best on validation.
+
+    Rank 0 alone writes. Raises DivergedError.
+    """
+    experiment = job.experiment
+    data = load_data(experiment.data)
+    learner = build_learner(
+        job,
+        data,
+        Compute(
+            device,
+            workers,
+            bfloat16=experiment.workers.precision == "bfloat16",
+            channels_last=experiment.workers.channels_last,
+        ),
+    )
+    task = Fit(
+        plan=batch_plan(experiment, data, seed=job.seed),
+        schedule=experiment.schedule,
+        lr=experiment.optimizer.lr,
+        validation=data.validation,
+        device=device,
+        workers=workers,
+    )
+    filing = _Filing(job, learner, task, on_event=on_event, barrier=barrier)
+    source = _source(job)
+    try:
+        fit(task, learner, source, filing, start_epoch=filing.start_epoch)
+    finally:
+        source.close()
+    filing.finish(data)
+
+
+def batch_plan(experiment: Experiment, data: Data, *, seed: int) -> BatchPlan:
+    """The epochs' batches of an experiment and a seed."""
+    return BatchPlan(
+        split=data.train,
+        views=experiment.views,
+        batch_size=experiment.schedule.batch_size,
+        num_passes=experiment.num_passes,
+        seed=seed,
+        plan_seed=experiment.signals.plan_seed,
+    )
+
+
+def build_learner(job: StudentJob, data: Data, compute: Compute) -> Learner:
+    """A fresh student and method; their first weights depend on the seed alone."""
+    experiment = job.experiment
+    torch.manual_seed(job.seed)
+    size = data.train.images.shape[-1]
+    channels = data.train.images.shape[1]
+    network = build_model(
+        experiment.student.arch,
+        num_classes=data.num_classes,
+        in_channels=channels,
+        image_size=size,
+        options=experiment.student.options,
+    )
+    shapes = SignalShapes(
+        num_classes=data.num_classes,
+        batch_size=experiment.schedule.batch_size // compute.workers.size,
+        student=feature_shapes(network, in_channels=channels, image_size=size),
+        teachers={
+            recording.teacher: {signal.spec: signal.shape for signal in recording.signals}
+            for recording in job.recordings
+        },
+    )
+    if job.normalization:
+        mean, std = job.normalization.mean, job.normalization.std
+    else:
+        mean, std = tuple(data.mean.tolist()), tuple(data.std.tolist())
+    student: nn.Module = Normalized(network, mean=mean, std=std)
+    if experiment.workers.sync_batchnorm:
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+    return LEARNERS[job.method.learner](
+        student, job.method.build(shapes), optimizer=experiment.optimizer, compute=compute
+    )
+
+
+def _source(job: StudentJob) -> SignalSource:
+    if not job.recordings:
+        return NoSource()
+    if job.experiment.signals.source == "cached":
+        return CachedSource(job.recordings)
+    return LocalSource(
+        {
+            recording.teacher: (
+                Teacher(recipe, job.plan),
+                tuple(signal.spec for signal in recording.signals),
+            )
+            for recording, recipe in zip(job.recordings, job.recipes, strict=True)
+        }
+    )
+
+
+@final
+class _Filing:
+    """Writes what a run leaves behind, epoch by epoch; picks up where an earlier attempt ended."""
+
+    def __init__(
+        self,
+        job: StudentJob,
+        learner: Learner,
+        task: Fit,
+        *,
+        on_event: Callable[[EpochEvent], Any],
+        barrier: Callable[[Mapping[str, float]], None],
+    ) -> None:
+        self.job, self.learner, self.task = job, learner, task
+        self.on_event, self.barrier = on_event, barrier
+        self.folder = RunFolder(job.folder)
+        self.is_writer = task.workers.rank == 0
+        self.start_epoch, self.best_epoch, self.best = 0, 0, -1.0
+        self.seconds, self.seconds_waiting = 0.0, 0.0
+        self._resume()
+        self.clock = time.perf_counter()
+        if self.is_writer:
+            self.folder.create(self._config())
+            self.folder.write_environment()
+            self.tracker = RunTracker(self.folder, self._config(), start_epoch=self.start_epoch)
+
+    def _config(self) -> dict[str, Any]:
+        """The run's own experiment: one method, one seed; ``train`` takes it as it is."""
+        config = self.job.experiment.as_dict()
+        return config | {
+            "method": self.job.method.model_dump(mode="json"),
+            "baselines": [],
+            "seeds": [self.job.seed],
+        }
+
+    def _resume(self) -> None:
+        path = self.folder.checkpoint("last")
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location=self.task.device, weights_only=True)
+        self.learner.load_state_dict(state["learner"])
+        for name in ("start_epoch", "best_epoch", "best", "seconds", "seconds_waiting"):
+            setattr(self, name, state[name])
+
+    def on_step(self, step: int, report: LossReport, *, lr: float) -> None:
+        if self.is_writer:
+            terms = {name: float(term) for name, term in report.terms.items()}
+            self.tracker.on_step(step, terms, lr)
+
+    def on_epoch(self, epoch: int, row: Mapping[str, float], learner: Learner) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self.clock
+        self.clock = now
+        self.seconds_waiting += row["wait/signals_s"]
+        self.start_epoch = epoch + 1
+        accuracy = row.get("accuracy/validation", 0.0)
+        is_best = accuracy > self.best
+        if is_best:
+            self.best, self.best_epoch = accuracy, epoch
+        if self.is_writer:
+            self.tracker.on_epoch(epoch, row)
+            self._save(learner, ["best", "last"] if is_best else ["last"])
+            self.on_event(EpochEvent(self.job.title, epoch + 1, row))
+        self.barrier(row)
+
+    def _save(self, learner: Learner, names: list[str]) -> None:
+        """``last`` is written last: it alone says that the epoch is done."""
+        state = {
+            name: getattr(self, name)
+            for name in ("start_epoch", "best_epoch", "best", "seconds", "seconds_waiting")
+        } | {"learner": learner.state_dict()}
+        for name in names:
+            path = self.folder.checkpoint(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".tmp")
+            with beside.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+
+    def finish(self, data: Data) -> None:
+        """Report test accuracy, once: of the last weights and of those best on validation."""
+        last = self._test(data)
+        parameters = sum(p.numel() for p in self.learner.inference_model().parameters())
+        best = last
+        if self.best_epoch != self.task.schedule.epochs - 1:
+            path = self.folder.checkpoint("best")
+            state = torch.load(path, map_location=self.task.device, weights_only=True)
+            self.learner.load_state_dict(state["learner"])
+            best = self._test(data)
+        if not self.is_writer:
+            return
+        job = self.job
+        result = {
+            "experiment": job.experiment.name,
+            "method": job.method.name,
+            "digest": job.digest,
+            "seed": job.seed,
+            "epochs": job.experiment.schedule.epochs,
+            "test_accuracy": last,
+            "test_accuracy_best": best,
+            "best_epoch": self.best_epoch,
+            "validation_accuracy": self.best,
+            "seconds": self.seconds,
+            "seconds_waiting": self.seconds_waiting,
+            "parameters": parameters,
+            "workers": self.task.workers.size,
+            "teachers": {
+                name: {"accuracy": facts.accuracy, "parameters": facts.parameters}
+                for name, facts in job.facts.items()
+            },
+            "signal_bytes": job.signal_bytes,
+        }
+        self.tracker.close(result)
+        self.folder.write_result(result)
+
+    def _test(self, data: Data) -> float:
+        task = self.task
+        model = self.learner.inference_model()
+        return evaluate(model, data.test, device=task.device, workers=task.workers)

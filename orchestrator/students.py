@@ -1,0 +1,230 @@
+"""Students: Ray Train around ``engine.fit``; small ones in this process, by the same code."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from distill.config import Experiment, Normalization
+from distill.config import Workers as WorkersConfig
+from distill.methods import MethodConfig
+from orchestrator.recording import Recording
+from orchestrator.runs import RunFolder
+from orchestrator.teachers import InputPlan, TeacherRecipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from distill.parallel import Workers
+
+POLL_S = 0.25
+MAX_FAILURES = 3  # of a worker group: each goes on from the last epoch's checkpoint
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TeacherFacts:
+    """What results say of a teacher."""
+
+    accuracy: float
+    parameters: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StudentJob:
+    """One run: a student, a method, a seed, and the records it learns from."""
+
+    experiment: Experiment
+    method: MethodConfig
+    digest: str
+    seed: int
+    folder: Path
+    recordings: tuple[Recording, ...]  # of the teachers and signals that the method needs
+    recipes: tuple[TeacherRecipe, ...]  # the same teachers, where they run in the worker
+    facts: Mapping[str, TeacherFacts]
+    signal_bytes: int
+    title: str
+    normalization: Normalization | None = None  # default: the data's own
+
+    @property
+    def plan(self) -> InputPlan:
+        experiment = self.experiment
+        return InputPlan(experiment.data, experiment.views, experiment.signals.plan_seed)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EpochEvent:
+    """What a driver is told after an epoch."""
+
+    job: str  # its title
+    epoch: int  # epochs done
+    row: Mapping[str, float]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FailureEvent:
+    """A run that cannot go on, and why."""
+
+    job: str
+    reason: str
+
+
+Event = EpochEvent | FailureEvent
+
+
+class StudentError(RuntimeError):
+    """Training failed for good; the message says why."""
+
+
+def train_students(
+    jobs: Sequence[StudentJob],
+    config: WorkersConfig,
+    *,
+    storage: Path,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Train every job that is not finished, in order, in one worker group.
+
+    One group serves all: starting one takes 10 s and more. A run that was broken off goes on from
+    its last epoch. Raises StudentError.
+    """
+    todo = [job for job in jobs if not RunFolder(job.folder).finished]
+    if not todo:
+        return
+    if config.count == 0:
+        _train_here(todo, on_event)
+    else:
+        _train_on_ray(todo, config, storage, on_event)
+
+
+def _train_here(jobs: Sequence[StudentJob], on_event: Callable[[Event], None]) -> None:
+    import torch
+
+    from distill.parallel import ALONE
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for job in jobs:
+        _run(job, ALONE, device, on_event=on_event, barrier=lambda _: None)
+
+
+def _train_on_ray(
+    jobs: Sequence[StudentJob],
+    config: WorkersConfig,
+    storage: Path,
+    on_event: Callable[[Event], None],
+) -> None:
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    resources = {"CPU": config.cpus} | ({"GPU": config.gpus} if config.gpus else {})
+    trainer = TorchTrainer(
+        _worker_loop,
+        train_loop_config={"jobs": list(jobs), "board": board, "threads": int(config.cpus)},
+        scaling_config=ScalingConfig(
+            num_workers=config.count, use_gpu=config.gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"train-{time.time_ns()}",  # unique: our checkpoints are in the run folders
+            storage_path=str(storage.resolve()),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    done = threading.Event()
+    relay = threading.Thread(target=_relay, args=(board, on_event, done), daemon=True)
+    relay.start()
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise StudentError(_reason(error)) from error
+    finally:
+        done.set()
+        relay.join(timeout=10)
+        ray.kill(board)
+
+
+def _reason(error: Exception) -> str:
+    """The first worker's own error: what Ray wraps around it helps nobody."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    for rank, failure in sorted(failures.items()):
+        cause = getattr(failure, "_base_exc", failure)
+        return f"worker {rank} failed: {cause}"
+    return str(error)
+
+
+@final
+class Board:
+    """An actor's logic: where workers post events and the driver takes them."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def post(self, event: Event) -> None:
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+
+def _relay(board: Any, on_event: Callable[[Event], None], done: threading.Event) -> None:
+    import ray
+
+    while True:
+        last = done.wait(POLL_S)
+        for event in ray.get(board.take.remote(), timeout=30):
+            on_event(event)
+        if last:
+            return
+
+
+def _worker_loop(config: dict[str, Any]) -> None:
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    from distill.parallel import Workers
+
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    workers = Workers(context.get_world_rank(), context.get_world_size())
+    for job in config["jobs"]:
+        if not RunFolder(job.folder).finished:
+            _run(
+                job,
+                workers,
+                ray.train.torch.get_device(),
+                on_event=config["board"].post.remote,
+                barrier=lambda row: ray.train.report(dict(row)),
+            )
+
+
+def _run(
+    job: StudentJob,
+    workers: Workers,
+    device: torch.device,
+    *,
+    on_event: Callable[[Event], Any],
+    barrier: Callable[[Mapping[str, float]], None],
+) -> None:
+    """One run on one rank. A loss that diverges ends this run alone, and says so."""
+    from distill.engine import DivergedError
+    from orchestrator.run_student import run_student
+
+    try:
+        run_student(job, workers, device, on_event=on_event, barrier=barrier)
+    except DivergedError as error:
+        if workers.rank == 0:
+            on_event(FailureEvent(job.title, str(error)))

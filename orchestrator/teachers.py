@@ -1,0 +1,188 @@
+"""Teachers: a plain class that answers for inputs. Actors are shells around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from distill.datasets import DataConfig, load_data
+from distill.signals import SignalSpec
+from distill.views import ViewSpace, pass_views
+from orchestrator.codecs import make_codec
+from orchestrator.identity import Identity
+from orchestrator.store import PartId, SignalStore
+
+if TYPE_CHECKING:
+    from distill.models.base import Normalized
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TeacherRecipe:
+    """All that makes a teacher, ready to be sent to another process or host."""
+
+    name: str
+    arch: str
+    options: Mapping[str, Any]
+    taps: tuple[str, ...]
+    num_classes: int
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: bytes  # safetensors
+    precision: str  # float32 or bfloat16
+    batch_size: int
+
+    def build(self) -> Normalized:
+        """The network with its weights, in eval mode, without gradients."""
+        from safetensors.torch import load
+
+        from distill.models import build_model
+        from distill.models.base import Normalized
+
+        network = build_model(
+            self.arch,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            options=self.options,
+            taps=self.taps,
+        )
+        network.load_state_dict(load(self.weights))
+        model = Normalized(network, mean=self.mean, std=self.std)
+        return model.eval().requires_grad_(False)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class InputPlan:
+    """Which inputs there are: the training split's samples and their views, pass by pass."""
+
+    data: DataConfig
+    views: ViewSpace
+    plan_seed: int
+
+
+@final
+class Teacher:
+    """Answers for inputs. Holds no Ray: tests and the ``local`` source use it as it is."""
+
+    def __init__(self, recipe: TeacherRecipe, plan: InputPlan, *, num_threads: int = 0) -> None:
+        import torch
+
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        self.recipe = recipe
+        self.plan = plan
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = recipe.build().to(self.device)
+        self.data = load_data(plan.data)
+
+    def answer(
+        self, images: np.ndarray, specs: tuple[SignalSpec, ...]
+    ) -> dict[SignalSpec, np.ndarray]:
+        """Signals, float32 [n, ...], of rendered images, uint8 [n, c, h, w].
+
+        Batches are cut at multiples of the teacher's batch size, so the same rows give the
+        same bytes whoever asks.
+        """
+        import torch
+
+        from distill.reductions import reduce
+
+        parts: dict[SignalSpec, list[np.ndarray]] = {spec: [] for spec in specs}
+        bfloat16 = self.recipe.precision == "bfloat16"
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16),
+        ):
+            for start in range(0, len(images), self.recipe.batch_size):
+                chunk = torch.from_numpy(images[start : start + self.recipe.batch_size])
+                output = self.model(chunk.to(self.device))
+                for spec in specs:
+                    parts[spec].append(reduce(output, spec).float().cpu().numpy())
+        return {spec: np.concatenate(arrays) for spec, arrays in parts.items()}
+
+    def images(self, indices: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """The rendered inputs ``(indices[i], views[i])``, uint8 [n, c, h, w]."""
+        return self.plan.views.render(self.data.train.gather(indices)[0], views)
+
+    def pass_signals(
+        self, indices: np.ndarray, pass_index: int, specs: tuple[SignalSpec, ...]
+    ) -> dict[SignalSpec, np.ndarray]:
+        """Signals of samples under the views that a pass gives them."""
+        views = pass_views(
+            indices,
+            pass_index=pass_index,
+            num_views=self.plan.views.num_views,
+            seed=self.plan.plan_seed,
+        )
+        return self.answer(self.images(indices, views), specs)
+
+    def test_accuracy(self) -> float:
+        """Top-1 accuracy on the test split, 0..1."""
+        from distill.engine import evaluate
+
+        return evaluate(self.model, self.data.test, device=self.device)
+
+    def record(self, job: PartJob) -> PartReport:
+        """Answer for one part of one pass, and write it to the store: one file a signal."""
+        started = time.perf_counter()
+        signals = tuple(signal.spec for signal in job.signals)
+        answers = self.pass_signals(job.indices(), job.part.pass_index, signals)
+        store = SignalStore(Path(job.root), job.identity)
+        errors: dict[str, float] = {}
+        for signal in job.signals:
+            column = store.column(signal.spec, make_codec(signal.codec, signal.shape))
+            try:
+                rows, error = column.encode(answers[signal.spec])
+            except ValueError as problem:
+                raise ValueError(
+                    f"teacher '{self.recipe.name}', pass {job.part.pass_index}, samples from "
+                    f"{job.indices()[0]}: {problem}"
+                ) from None
+            column.write(job.part, rows, error=error)
+            errors[str(signal.spec)] = error
+        return PartReport(job, time.perf_counter() - started, errors)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RecordedSignal:
+    """One signal of one teacher as the store keeps it."""
+
+    spec: SignalSpec
+    codec: str
+    shape: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PartJob:
+    """One part of one pass, with the signals of it that are missing."""
+
+    root: str
+    identity: Identity
+    part: PartId
+    signals: tuple[RecordedSignal, ...]
+
+    def indices(self) -> np.ndarray:
+        """The part's samples, int64."""
+        rows = self.identity.rows_of(self.part.part_index)
+        return np.arange(rows.start, rows.stop, dtype=np.int64)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """What recording a part took, and the largest error of each signal's codec."""
+
+    job: PartJob
+    seconds: float
+    errors: Mapping[str, float]
