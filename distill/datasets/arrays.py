@@ -126,15 +126,23 @@ def _image_shape(file: Path, part: str) -> tuple[int, int, int, int]:
     return count, channels, size, size
 
 
+def _small(file: Path, content: Mapping[str, NDArray[Any]], member: str) -> NDArray[Any]:
+    """Labels or names. Objects are refused: reading them would unpickle."""
+    if _header(file, member)[1].hasobject:
+        raise ValueError(
+            f"data.file: '{file}': {member} holds Python objects; store integers or text"
+        )
+    return content[member]
+
+
 def _class_names(file: Path, content: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
     """Those of the file, or else the numbers up to the largest training label."""
     if "class_names" not in content:
-        _header(file, "train_labels")
-        labels = content["train_labels"]
+        labels = _small(file, content, "train_labels")
         if labels.dtype.kind not in "iu" or not labels.size:
             raise ValueError(f"data.file: '{file}': train_labels is not a list of integers")
         return tuple(str(label) for label in range(int(labels.max()) + 1))
-    names = content["class_names"]
+    names = _small(file, content, "class_names")
     if names.dtype.kind != "U" or names.ndim != 1:
         raise ValueError(f"data.file: '{file}': class_names is not a list of text")
     return tuple(str(name) for name in names)
@@ -143,8 +151,7 @@ def _class_names(file: Path, content: Mapping[str, NDArray[Any]]) -> tuple[str, 
 def _labels(
     file: Path, content: Mapping[str, NDArray[Any]], part: str, *, num_images: int, num_classes: int
 ) -> None:
-    _header(file, f"{part}_labels")
-    labels = content[f"{part}_labels"]
+    labels = _small(file, content, f"{part}_labels")
     if labels.dtype.kind not in "iu" or labels.shape != (num_images,):
         raise ValueError(
             f"data.file: '{file}': {part}_labels is {labels.dtype} {list(labels.shape)}, "

@@ -27,7 +27,7 @@ class _DataSet(Protocol):
     def open_source(self, config: DataConfig, /) -> Source: ...
 
 
-_DATA_SETS: dict[str, _DataSet] = {
+DATA_SETS: dict[str, _DataSet] = {
     "fashion_mnist": fashion_mnist,
     "fashion_mnist_mini": fashion_mnist,
     "fashion_mnist_10k": fashion_mnist,
@@ -58,7 +58,7 @@ def describe(config: DataConfig) -> DataInfo:
 
     Raises ValueError naming the field and the fix for data that is not there or does not fit.
     """
-    return _DATA_SETS[config.name].describe(config)
+    return DATA_SETS[config.name].describe(config)
 
 
 def load_data(config: DataConfig) -> Data:
@@ -66,7 +66,7 @@ def load_data(config: DataConfig) -> Data:
 
     Raises ValueError naming the field and the fix for data that is not there or is damaged.
     """
-    source = _DATA_SETS[config.name].open_source(config)
+    source = DATA_SETS[config.name].open_source(config)
     stored = open_cached(source, cache_root(config) / "data")
     train, test = stored["train"], stored["test"]
     rows = np.arange(len(train.labels))

@@ -36,7 +36,8 @@ class Split:
         self, positions: Int64[ndarray, " n"]
     ) -> tuple[UInt8[ndarray, "n c h w"], Int64[ndarray, " n"]]:
         """Copies of the samples at ``positions`` (0..N-1). Raises IndexError beyond the split."""
-        return np.take(self.images, self.rows[positions], axis=0), self.labels[positions]
+        images = np.take(np.asarray(self.images), self.rows[positions], axis=0)
+        return images, self.labels[positions]
 
 
 def take_rows(
