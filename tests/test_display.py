@@ -162,7 +162,6 @@ with Display() as shown:
     shown.note("a note [x]")
     print("to stdout")
     logging.warning("from a logger")
-    print("to stderr, unfinished", end="", file=sys.stderr)
     bars[0].update(3, "loss 3.5")
 """
 
@@ -172,12 +171,21 @@ def test_a_terminal_keeps_every_line_and_gets_its_cursor_back() -> None:
     lines = screen(received)
     assert lines[:3] == ["a note [x]", "to stdout", "from a logger"]
     assert [line for line in lines if line.startswith("kd seed 0: 3 epochs in 0:0")]
-    assert "to stderr, unfinished" in lines
     stopped = [line for line in lines if "stopped at 2/3 epochs" in line]
     assert [line[:9] for line in stopped] == ["kd seed 1", "kd seed 2"]
     assert lines[-1] == "RuntimeError: boom"
     assert not [line for line in lines if "━" in line]
     assert received.rindex("\x1b[?25h") > received.rindex("\x1b[?25l")
+
+
+def test_unfinished_lines_are_not_lost() -> None:
+    lines = screen(
+        run_on_terminal(
+            "import sys\nfrom orchestrator.display import Display\nwith Display():\n"
+            " print('out', end=''); print('err', end='', file=sys.stderr)"
+        )
+    )
+    assert lines == ["out", "err"]
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
