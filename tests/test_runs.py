@@ -215,14 +215,10 @@ def test_configurations_of_one_method_stay_apart(tmp_path: Path) -> None:
 
 
 def test_experiments_have_their_own_baselines(tmp_path: Path) -> None:
+    accuracies = {("x", "ce"): 0.5, ("x", "at"): 0.6, ("y", "ce"): 0.7, ("y", "at"): 0.9}
     runs = [
         make_run(tmp_path, method, 0, accuracy=accuracy, experiment=experiment)
-        for experiment, method, accuracy in [
-            ("x", "ce", 0.5),
-            ("x", "at", 0.6),
-            ("y", "ce", 0.7),
-            ("y", "at", 0.9),
-        ]
+        for (experiment, method), accuracy in accuracies.items()
     ]
     table = compare(index(runs)).set_index("method")
     assert table.loc["at · x"]["versus_ce"] == pytest.approx(0.1)
