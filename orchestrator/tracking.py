@@ -33,7 +33,7 @@ class RunTracker:
         self._writer = SummaryWriter(str(run.path), purge_step=self._epoch_end + 1)
 
     def on_step(self, global_step: int, terms: Mapping[str, float], lr: float) -> None:
-        """Record one optimiser step (counted from 0 over the whole run): its loss, by term."""
+        """Record one optimiser step, counted over the whole run; some may be left out."""
         self._step = global_step
         for name, value in terms.items():
             self._writer.add_scalar(f"step/loss/{name}", value, global_step)
@@ -43,7 +43,7 @@ class RunTracker:
     def on_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         """Record one epoch, counted from 0: every value of ``row``, under its own name.
 
-        The metrics table gains the row, with ``epoch`` and ``global_step`` (its last step).
+        The metrics table gains the row, with ``epoch`` and ``global_step`` (the last step reported).
         """
         # An epoch none of whose steps was reported still gets a place of its own on the axis.
         self._step = max(self._step, self._epoch_end + 1)
