@@ -160,6 +160,7 @@ def test_normalized_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     expected = (images / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     model = Normalized(network, mean=mean, std=std)
+    assert Normalized(network, mean=(0, 0, 0), std=(1, 1, 1))(images).logits.isfinite().all()
     torch.testing.assert_close(model(images).logits, network(expected).logits)
     assert model.double()(images).logits.dtype == torch.float64
 

@@ -55,8 +55,9 @@ class Normalized(nn.Module):
             raise ValueError(f"mean {list(mean)} and std {list(std)} must match, with std above 0")
         self.network = network
         # Not persistent: a checkpoint holds the network's weights, whatever data it meets next.
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            column = torch.tensor(values, dtype=torch.get_default_dtype()).view(1, -1, 1, 1)
+            self.register_buffer(name, column, persistent=False)
 
     def forward(self, images: UInt8[Tensor, "B c h w"]) -> ModelOutput:
         """The network's output for ``(images / 255 - mean) / std``, in the buffers' dtype."""
