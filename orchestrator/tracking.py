@@ -43,7 +43,7 @@ class RunTracker:
     def on_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         """Record one epoch, counted from 0: every value of ``row``, under its own name.
 
-        The metrics table gains the row, with ``epoch`` and ``global_step`` (the last step reported).
+        The metrics table gains the row, ``epoch`` and ``global_step``, the last step reported.
         """
         # An epoch none of whose steps was reported still gets a place of its own on the axis.
         self._step = max(self._step, self._epoch_end + 1)
