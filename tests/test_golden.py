@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def copy(case: str, path: Path, **changes: np.ndarray) -> None:
     with np.load(GOLDEN / f"{case}.npz") as stored:
-        np.savez(path, **{**stored, **changes})
+        arrays: dict[str, Any] = {**stored, **changes}
+    np.savez(path, **arrays)
 
 
 def test_every_golden_case_agrees_and_every_check_has_one(
@@ -71,8 +73,8 @@ def test_other_shapes_and_a_suffix_are_fine(tmp_path: Path) -> None:
         "loss": per_sample.mean(),
         "grad_student_logits": 2 * (q - p) / 5,
     }
-    inputs = {"student_logits": student, "teacher_logits": teacher, "hp": '{"temperature": 2.0}'}
-    np.savez(tmp_path / "kd_2.npz", **inputs, **outputs)
+    inputs = {"student_logits": student, "teacher_logits": teacher}
+    np.savez(tmp_path / "kd_2.npz", hp='{"temperature": 2.0}', **inputs, **outputs)
     assert main([str(tmp_path)]) == 0
 
 

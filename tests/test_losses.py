@@ -145,6 +145,14 @@ def test_dkd_adds_up_to_kl_when_weighted_by_the_teachers_doubt() -> None:
     torch.testing.assert_close(parts[0] + doubt * parts[1], kl)
 
 
+@pytest.mark.parametrize("name", ["kl", "dkd"])
+@pytest.mark.parametrize("shift", [-1000.0, 1000.0])
+def test_divergences_ignore_a_shift_of_all_logits(name: str, shift: float) -> None:
+    student, teacher = draw(B, C), draw(B, C, seed=1)
+    shifted = PAIRWISE[name](student + shift, teacher - shift)
+    torch.testing.assert_close(shifted, PAIRWISE[name](student, teacher))
+
+
 @pytest.mark.parametrize("labels", ["right", "wrong"])
 def test_certain_predictions_leave_float32_losses_and_gradients_finite(labels: str) -> None:
     student = (200 * torch.eye(C)).requires_grad_()
