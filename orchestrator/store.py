@@ -27,6 +27,7 @@ from orchestrator.layout import (
     part_name,
     parts_in,
     pass_name,
+    passes_in,
     read_identity,
     remove_tree,
     tree_bytes,
@@ -86,6 +87,10 @@ class Column:
         every = range(self.store.identity.num_parts)
         recorded = {index: parts_in(self.path, index) for index in passes}
         return [PartId(p, i) for p in sorted(recorded) for i in every if i not in recorded[p]]
+
+    def passes(self) -> list[int]:
+        """The passes of which anything is recorded, sorted."""
+        return passes_in(self.path)
 
     def is_complete(self, pass_index: int) -> bool:
         """Whether every part of a pass is there: one listing of its folder."""
