@@ -43,15 +43,17 @@ class BatchPlan:
         """This worker's shares of the epoch's global batches, rendered, in order."""
         order = epoch_order(len(self.split), seed=self.seed, epoch=epoch)
         pass_index = epoch % self.num_passes
+        # All at once: the plan's cost is a call's, not a sample's.
+        views = pass_views(
+            order, pass_index=pass_index, num_views=self.views.num_views, seed=self.plan_seed
+        )
+        mine = workers.share(self.batch_size)
         for step in range(self.steps_per_epoch):
             start = step * self.batch_size
-            share = order[start : start + self.batch_size][workers.share(self.batch_size)]
-            yield self._render(share, pass_index)
+            rows = slice(start + mine.start, start + mine.stop)
+            yield self._render(order[rows], views[rows], pass_index)
 
-    def _render(self, indices: np.ndarray, pass_index: int) -> Batch:
-        views = pass_views(
-            indices, pass_index=pass_index, num_views=self.views.num_views, seed=self.plan_seed
-        )
+    def _render(self, indices: np.ndarray, views: np.ndarray, pass_index: int) -> Batch:
         images, labels = self.split.gather(indices)
         return Batch(
             indices=indices,
@@ -101,8 +103,8 @@ def look_ahead(batches: Iterator[Batch], *, depth: int = LOOKAHEAD) -> Iterator[
                 if batch is None:
                     futures.clear()
                     break
-                submit()
                 waiting.append(batch)
                 yield batch, True
             if waiting:
+                submit()  # one for one: rendering faster than training must not fill the memory
                 yield waiting.popleft(), False

@@ -16,6 +16,7 @@ from distill.batches import BatchPlan, look_ahead, plain_batches
 from distill.config import Schedule
 from distill.datasets import Split
 from distill.learners import Learner
+from distill.models.base import evaluating
 from distill.parallel import ALONE, Workers
 from distill.signals import LossReport, ModelOutput, Progress, SignalSource
 
@@ -31,7 +32,7 @@ class Observer(Protocol):
     """Who is told how training goes. Every rank has one; most often only rank 0's writes."""
 
     def on_step(self, step: int, report: LossReport, *, lr: float) -> None:
-        """Called every LOG_EVERY steps, with the global step."""
+        """Called every LOG_EVERY steps of the whole run, with the number of steps done."""
         ...
 
     def on_epoch(self, epoch: int, row: Mapping[str, float], learner: Learner) -> None:
@@ -80,15 +81,12 @@ def evaluate(
     model: nn.Module, split: Split, *, device: torch.device, workers: Workers = ALONE
 ) -> float:
     """Top-1 accuracy in 0..1 on images as they are; workers share the split."""
-    was_training = model.training
-    model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     rows = np.arange(len(split))[workers.share(len(split))]
-    with torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for batch in plain_batches(split, rows, batch_size=EVALUATION_BATCH):
             output: ModelOutput = model(batch.images.to(device))
             correct += (output.logits.argmax(1) == batch.labels.to(device)).sum()
-    model.train(was_training)
     return float(workers.sum(correct)) / len(split)
 
 
@@ -122,8 +120,9 @@ def _train_epoch(
         report, output = learner.step(batch, source.signals(batch), progress=progress, lr=lr)
         sums.add(report, output, batch.labels)
         step += 1
-        if step % LOG_EVERY == 0:
-            observer.on_step(epoch * task.plan.steps_per_epoch + step, report, lr=lr)
+        total_steps = epoch * task.plan.steps_per_epoch + step
+        if total_steps % LOG_EVERY == 0:
+            observer.on_step(total_steps, report, lr=lr)
     row = sums.means(task.workers)
     seconds = time.perf_counter() - started
     if not math.isfinite(row["loss/total"]):

@@ -111,7 +111,8 @@ class StandardLearner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        return report.detach(), output
+        features = {tap: feature.detach() for tap, feature in output.features.items()}
+        return report.detach(), ModelOutput(output.logits.detach(), features)
 
     def inference_model(self) -> nn.Module:
         return self.method.inference_model(self._student)

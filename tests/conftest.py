@@ -1,0 +1,73 @@
+"""What all tests share: a cache of their own, one thread, tiny real data, one Ray session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.session import ENVIRONMENT
+
+os.environ |= ENVIRONMENT  # Ray reads them when it is imported, so before any test module does
+os.environ.pop("RAY_ADDRESS", None)  # tests never join a cluster that somebody uses
+
+OBJECT_STORE_BYTES = 200 << 20
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty cache for all tests of a session, instead of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("TUTELAGE_CACHE")
+    os.environ["TUTELAGE_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["TUTELAGE_CACHE"]
+    else:
+        os.environ["TUTELAGE_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As in a worker of one CPU: sums are then the same to the bit, here and there."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fashion(cache: Path) -> Path:
+    """400 + 100 real images of 14×14 pixels, as a user's arrays."""
+    from tests.helpers import write_fashion
+
+    return write_fashion(cache / "fashion.npz", num_train=400, num_test=100)
+
+
+@pytest.fixture(scope="session")
+def ray_instance(cache: Path) -> Iterator[None]:  # noqa: ARG001, workers inherit its variable
+    """One Ray for all tests, two CPUs wide whatever the machine."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="tt-")  # short: the path of a socket has 107 characters
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=folder,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _ray_where_marked(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("ray"):
+        request.getfixturevalue("ray_instance")
