@@ -292,7 +292,7 @@ def _relative_error(values: np.ndarray, decoded: np.ndarray) -> float:
     exact_nE = values.reshape(change_nE.shape)
     change_nE -= exact_nE
     worst_n, largest_n = (np.maximum(a.max(axis=1), -a.min(axis=1)) for a in (change_nE, exact_nE))
-    return float((worst_n / np.where(largest_n == 0, 1, largest_n)).max(initial=0.0))
+    return abs(float((worst_n / np.where(largest_n == 0, 1, largest_n)).max(initial=0.0)))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
