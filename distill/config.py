@@ -5,6 +5,7 @@ Nothing here imports torch or ray: a mistake is answered in well under a second.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
 
@@ -28,16 +29,24 @@ from distill.views import CropFlip, ViewSpace
 AUTO = "auto"
 EMBEDDED = "embedded/"
 
+# Part of a path: '..' must not lead out of the folder of runs.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+# What numpy and torch take, and YAML's readers keep exactly.
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def as_method(value: Any) -> Any:
     """``kd``, or ``{name: kd, temperature: 2}``, to the method's own configuration."""
     if isinstance(value, MethodConfig):
         return value
-    fields: dict[str, Any] = {"name": value} if isinstance(value, str) else dict(value)
+    fields: dict[Any, Any] = {"name": value} if isinstance(value, str) else {}
+    if isinstance(value, Mapping):
+        fields |= value
     if "name" not in fields:
         raise ValueError("a method needs its name, as in {name: kd, temperature: 4}")
     return config_class(str(fields.pop("name"))).model_validate(fields)
@@ -61,15 +70,15 @@ class SGD(_Frozen):
     name: Literal["sgd"] = "sgd"
     # The setting of the CIFAR distillation benchmarks (Tian et al., ICLR 2020).
     lr: PositiveFloat = 0.05
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    momentum: Fraction = 0.9
+    weight_decay: float = Field(default=5e-4, ge=0)
     nesterov: bool = False
     clip_norm: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0; set momentum, or nesterov: false")
+            raise ValueError("nesterov: needs a momentum above 0; set momentum, or nesterov: false")
         return self
 
 
@@ -79,8 +88,8 @@ class AdamW(_Frozen):
 
     name: Literal["adamw"]
     lr: PositiveFloat = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: PositiveFloat | None = None
 
 
@@ -101,9 +110,9 @@ class Schedule(_Frozen):
     epochs: PositiveInt = 240
     batch_size: PositiveInt = 64  # global: over all workers
     kind: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: float = Field(0.0, ge=0, lt=1)  # fraction of training with a linearly rising rate
+    warmup: Fraction = 0.0  # of training, with a linearly rising rate
     # 150, 180 and 210 of 240 epochs (Tian et al., ICLR 2020), as fractions of training.
-    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    milestones: tuple[Fraction, ...] = (0.625, 0.75, 0.875)
     gamma: PositiveFloat = 0.1  # the factor at each milestone
 
 
@@ -113,7 +122,7 @@ class Training(_Frozen):
 
     optimizer: Optimizer = SGD()
     schedule: Schedule = Schedule()
-    seed: int = 0
+    seed: Seed = 0
 
 
 @final
@@ -134,15 +143,15 @@ class Network(_Frozen):
 class Teacher(_Frozen):
     """A trained network, and the actors that serve it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")  # default: the architecture's
+    name: Name  # default: the architecture's
     arch: str
     options: dict[str, Any] = {}
     checkpoint: str = AUTO  # a file, embedded/NAME, or auto: trained once and filed
     normalization: Normalization | None = None  # default: the data's own
     training: Training = Training()
     actors: PositiveInt = 1
-    cpus: float = Field(1.0, ge=0)  # of each actor
-    gpus: float = Field(0.0, ge=0)
+    cpus: float = Field(default=1.0, ge=0)  # of each actor
+    gpus: float = Field(default=0.0, ge=0)
     batch_size: PositiveInt = 256  # of a forward pass
 
     @field_validator("arch")
@@ -154,9 +163,11 @@ class Teacher(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "name" in value or "arch" not in value:
+        if not isinstance(value, dict) or "name" in value:
             return value
-        return {"name": str(value["arch"]).rpartition("/")[2].replace(":", "."), **value}
+        # Without an arch that is the mistake to tell of, not the name.
+        arch = str(value.get("arch", "teacher"))
+        return {"name": arch.rpartition("/")[2].replace(":", "."), **value}
 
 
 @final
@@ -167,7 +178,9 @@ class Signals(_Frozen):
     root: str = ""  # default: $TUTELAGE_CACHE or ~/.cache/tutelage, /signals
     passes: PositiveInt | None = None  # passes to record, reused in turn; default: one an epoch
     plan_seed: int = 0
-    part_size: PositiveInt = Field(4096, multiple_of=4096)
+    ahead: PositiveInt = 2  # epochs that recording may be ahead of training, with retain: window
+    retain: Literal["all", "window"] = "all"  # window: delete passes that every run has left
+    part_size: PositiveInt = Field(default=4096, multiple_of=4096)
     precision: Literal["float32", "bfloat16"] = "float32"
     codec: str = "float16"
     codecs: dict[str, str] = {}  # by signal: {"logits": "top10", "stage3": "int8"}
@@ -177,9 +190,9 @@ class Signals(_Frozen):
 class Workers(_Frozen):
     """Who trains a student: this process (count 0), or Ray Train workers."""
 
-    count: int = Field(1, ge=0)
+    count: int = Field(default=1, ge=0)
     cpus: PositiveFloat = 1.0  # of each worker
-    gpus: float = Field(0.0, ge=0)
+    gpus: float = Field(default=0.0, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     sync_batchnorm: bool = False
@@ -188,7 +201,7 @@ class Workers(_Frozen):
     def _sync_needs_gpus(self) -> Self:
         if self.sync_batchnorm and not self.gpus:
             raise ValueError(
-                "sync_batchnorm runs on GPUs alone; set gpus: 1, or sync_batchnorm: false"
+                "sync_batchnorm: runs on GPUs alone; set gpus: 1, or sync_batchnorm: false"
             )
         return self
 
@@ -204,7 +217,7 @@ class Output(_Frozen):
 class Experiment(_Frozen):
     """Everything that a comparison of students needs; its defaults are the published settings."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name
     data: DataConfig
     views: ViewSpace = CropFlip(kind="crop_flip")
     teachers: tuple[Teacher, ...] = ()
@@ -215,7 +228,7 @@ class Experiment(_Frozen):
     optimizer: Optimizer = SGD()
     schedule: Schedule = Schedule()
     workers: Workers = Workers()
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     output: Output = Output()
 
     @field_validator("seeds")

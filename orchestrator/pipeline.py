@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from distill.config import AUTO, Experiment
+from distill.config import Experiment
 from distill.datasets import Data, load_data
 from distill.loading import ConfigError
-from distill.methods import MethodConfig
-from orchestrator.codecs import make_codec
-from orchestrator.display import Bar, Display
-from orchestrator.identity import canonical_json
+from orchestrator.display import Display
+from orchestrator.fleet import Fleet, fits
+from orchestrator.jobs import next_epoch, student_jobs
 from orchestrator.preflight import checkpoint_path
 from orchestrator.preparation import (
     PreparedTeacher,
-    facts,
     file_accuracy,
     filed_accuracy,
-    method_recordings,
     prepare_teachers,
 )
-from orchestrator.recording import Recording, RecordingReport, record, teacher_actor
+from orchestrator.progress import RecordingProgress, TrainingProgress
+from orchestrator.recording import Recorder
+from orchestrator.retention import Demand, Retention
 from orchestrator.runs import RunFolder
 from orchestrator.session import ray_session
 from orchestrator.students import (
@@ -36,7 +34,7 @@ from orchestrator.students import (
     train_students,
 )
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
-from orchestrator.teachers import InputPlan, PartReport
+from orchestrator.teachers import InputPlan
 
 
 @final
@@ -51,91 +49,174 @@ class Outcome:
 def run_experiment(experiment: Experiment, display: Display) -> Outcome:
     """Do whatever is not done yet of an experiment. Raises ConfigError, StudentError, OSError."""
     data = load_data(experiment.data)
-    _check_sizes(experiment, data)
-    relay = _Relay(display, experiment)
-    with ray_session():
-        if missing := untrained(experiment, data):
-            display.note(f"teachers to train first: {', '.join(t.name for t in missing)}")
-            train_teachers(experiment, data, on_event=relay.on_event)
-            if relay.failures:
-                raise StudentError("\n".join(relay.failures))
-        prepared = prepare_teachers(experiment, data, _checkpoints(experiment, data))
-        plan = InputPlan(experiment.data, experiment.views, experiment.signals.plan_seed)
-        _measure_teachers(prepared, plan, data)
-        if experiment.signals.source == "cached" and prepared:
-            _record(experiment, prepared, plan, display)
+    check_sizes(experiment, data)
+    finished = _if_finished(experiment, data)
+    if finished is not None:
+        display.note(f"all {len(finished)} runs are finished; nothing to record, nothing to train")
+        return Outcome(finished, ())
+    progress = TrainingProgress(display)
+    with ray_session(), Fleet(input_plan(experiment)) as fleet:
+        prepared = ready_teachers(experiment, data, fleet, display)
         jobs = student_jobs(experiment, prepared, data)
-        finished = [job for job in jobs if RunFolder(job.folder).finished]
-        if finished:
-            display.note(f"{len(finished)} of {len(jobs)} runs are already finished; kept")
-        train_students(
-            jobs, experiment.workers, storage=experiment.output.root, on_event=relay.on_event
-        )
+        todo = [job for job in jobs if not RunFolder(job.folder).finished]
+        if len(todo) < len(jobs):
+            display.note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished; kept")
+        _train(experiment, todo, prepared, fleet, display, progress)
     runs = tuple(RunFolder(job.folder) for job in jobs)
-    return Outcome(tuple(run for run in runs if run.finished), tuple(relay.failures))
+    return Outcome(tuple(run for run in runs if run.finished), tuple(progress.failures))
 
 
-def student_jobs(
-    experiment: Experiment, prepared: Sequence[PreparedTeacher], data: Data
-) -> list[StudentJob]:
-    """Every run of the experiment: method by method, seed by seed."""
-    jobs: list[StudentJob] = []
-    for method in experiment.methods:
-        recordings, recipes = method_recordings(experiment, method, prepared)
-        digest = _digest(experiment, method, recordings, data)
-        for seed in experiment.seeds:
-            folder = RunFolder.at(
-                experiment.output.root,
-                experiment=experiment.name,
-                method=method.name,
-                digest=digest,
-                seed=seed,
+def _if_finished(experiment: Experiment, data: Data) -> tuple[RunFolder, ...] | None:
+    """The runs, if there is nothing left to do: found out without starting Ray."""
+    if untrained(experiment, data):
+        return None
+    prepared = prepare_teachers(experiment, data, _checkpoints(experiment, data))
+    if any(filed_accuracy(teacher, data) is None for teacher in prepared):
+        return None
+    runs = tuple(RunFolder(job.folder) for job in student_jobs(experiment, prepared, data))
+    return runs if all(run.finished for run in runs) else None
+
+
+def input_plan(experiment: Experiment) -> InputPlan:
+    """The inputs that an experiment's teachers are asked about."""
+    return InputPlan(experiment.data, experiment.views, experiment.signals.plan_seed)
+
+
+def ready_teachers(
+    experiment: Experiment, data: Data, fleet: Fleet, display: Display
+) -> tuple[PreparedTeacher, ...]:
+    """Teachers trained where that is asked for, loaded, and their test accuracy known."""
+    if missing := untrained(experiment, data):
+        display.note(f"teachers to train first: {', '.join(t.name for t in missing)}")
+        progress = TrainingProgress(display)
+        train_teachers(experiment, data, on_event=progress.on_event)
+        if progress.failures:
+            raise StudentError("\n".join(progress.failures))
+    prepared = prepare_teachers(experiment, data, _checkpoints(experiment, data))
+    _measure(prepared, fleet, data)
+    return prepared
+
+
+def _train(
+    experiment: Experiment,
+    jobs: Sequence[StudentJob],
+    prepared: Sequence[PreparedTeacher],
+    fleet: Fleet,
+    display: Display,
+    progress: TrainingProgress,
+) -> None:
+    """Students and the source of their signals: recorded before or beside them, live, or local."""
+    source = experiment.signals.source
+    storage = experiment.output.root
+
+    def train(jobs: Sequence[StudentJob], demand: _Watch | None = None) -> None:
+        def on_event(event: Event) -> None:
+            progress.on_event(event)
+            if demand is not None:
+                demand.on_event(event)
+
+        train_students(jobs, experiment.workers, storage=storage, on_event=on_event)
+
+    if source == "served":
+        needed = {recording.key for job in jobs for recording in job.recordings}
+        actors = {
+            teacher.serving.recording.key: fleet.actors(
+                teacher.serving.recording.key, teacher.serving.recipe, teacher.serving.placement
             )
-            jobs.append(
-                StudentJob(
-                    experiment=experiment,
-                    method=method,
-                    digest=digest,
-                    seed=seed,
-                    folder=folder.path.resolve(),
-                    recordings=recordings,
-                    recipes=recipes if experiment.signals.source != "cached" else (),
-                    facts={teacher.name: facts(teacher, data) for teacher in prepared},
-                    signal_bytes=sum(_num_bytes(r, experiment.num_passes) for r in recordings),
-                    title=f"{method.name} seed {seed}",
-                )
-            )
-    return jobs
+            for teacher in prepared
+            if teacher.serving.recording.key in needed
+        }
+        train([job.with_actors(actors) for job in jobs])
+    elif source == "cached" and any(job.recordings for job in jobs):
+        _train_beside_recorder(experiment, jobs, prepared, fleet, display, train)
+    else:
+        train(jobs)
 
 
-def _digest(
-    experiment: Experiment, method: MethodConfig, recordings: Sequence[Recording], data: Data
-) -> str:
-    """Names a configuration by what changes its outcome: 8 hex digits.
+def _train_beside_recorder(
+    experiment: Experiment,
+    jobs: Sequence[StudentJob],
+    prepared: Sequence[PreparedTeacher],
+    fleet: Fleet,
+    display: Display,
+    train: Any,
+) -> None:
+    """Record ahead of the students where both fit the cluster; else first the one, then the other.
 
-    Folders, names and the teachers' actors do not; the number of workers does, by rounding.
+    What the recorder met is raised before what the students met: they only waited for it.
     """
-    whole = experiment.as_dict()
-    fields = {name: whole[name] for name in ("views", "student", "optimizer", "schedule")} | {
-        "method": method.model_dump(mode="json"),
-        "workers": whole["workers"] | {"cpus": None},
-        "splits": [data.train.fingerprint, data.validation.fingerprint, data.test.fingerprint],
-    }
-    if recordings:
-        fields["passes"] = [experiment.num_passes, experiment.signals.source]
-        fields["signals"] = [
-            [r.identity.key, [[str(s.spec), s.codec] for s in r.signals]] for r in recordings
-        ]
-    text = canonical_json(fields, where="experiment")
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    readers = [job for job in jobs if job.recordings]
+    demand = Demand(
+        {job.title: next_epoch(job) for job in readers},
+        num_epochs=experiment.schedule.epochs,
+        num_passes=experiment.num_passes,
+    )
+    servings = [teacher.serving for teacher in prepared]
+    window = experiment.signals.retain == "window"
+    retention = Retention([serving.recording for serving in servings], demand)
+    observer = RecordingProgress(display, experiment.output.root / experiment.name / "recording")
+    ahead = experiment.signals.ahead
+    recorder = Recorder(
+        servings,
+        fleet,
+        demand.passes(),
+        observer,
+        may_record=(lambda p: p in demand.within(ahead)) if window else (lambda _: True),
+    )
+    together = fits([s.placement for s in servings], workers=_worker_resources(experiment))
+    if window and not together:
+        raise ConfigError(
+            "signals.retain: 'window' deletes passes while students train, so teachers and "
+            "students must fit side by side; lower teachers' cpus or workers.cpus, or set "
+            "retain: all"
+        )
+    retention.register()
+    try:
+        if together:
+            recorder.start()
+        else:
+            display.note(
+                "teachers and students do not fit side by side; recording first, then training"
+            )
+            recorder.run()
+        train(jobs, _Watch(demand, retention if window else None))
+    except BaseException as error:
+        recorder.finish()
+        if recorder.error is not None:
+            raise recorder.error from error
+        raise
+    finally:
+        recorder.finish()
+        retention.release()
+        observer.finish(recorder.report)
 
 
-def _num_bytes(recording: Recording, num_passes: int) -> int:
-    row = sum(make_codec(s.codec, s.shape).row_bytes for s in recording.signals)
-    return row * recording.identity.num_samples * num_passes
+@final
+class _Watch:
+    """Follows runs from epoch to epoch, and deletes the passes that all have left."""
+
+    def __init__(self, demand: Demand, retention: Retention | None) -> None:
+        self._demand, self._retention = demand, retention
+
+    def on_event(self, event: Event) -> None:
+        match event:
+            case EpochEvent(job, epoch, _):
+                self._demand.epoch_done(job, epoch)
+            case FailureEvent(job, _):
+                self._demand.failed(job)
+            case _:
+                return
+        if self._retention is not None:
+            self._retention.sweep()
 
 
-def _check_sizes(experiment: Experiment, data: Data) -> None:
+def _worker_resources(experiment: Experiment) -> Mapping[str, float]:
+    workers = experiment.workers
+    return {"CPU": workers.count * workers.cpus, "GPU": workers.count * workers.gpus}
+
+
+def check_sizes(experiment: Experiment, data: Data) -> None:
+    """Raises ConfigError for a batch that is larger than the training split."""
     if experiment.schedule.batch_size > len(data.train):
         raise ConfigError(
             f"schedule.batch_size: {experiment.schedule.batch_size} is more than the "
@@ -145,84 +226,21 @@ def _check_sizes(experiment: Experiment, data: Data) -> None:
 
 def _checkpoints(experiment: Experiment, data: Data) -> dict[str, Path]:
     return {
-        teacher.name: auto_checkpoint(teacher, experiment, data)
-        if teacher.checkpoint == AUTO
-        else checkpoint_path(teacher) or Path()
+        teacher.name: checkpoint_path(teacher) or auto_checkpoint(teacher, experiment, data)
         for teacher in experiment.teachers
     }
 
 
-def _measure_teachers(prepared: Sequence[PreparedTeacher], plan: InputPlan, data: Data) -> None:
-    """Every teacher's test accuracy, once ever."""
+def _measure(prepared: Sequence[PreparedTeacher], fleet: Fleet, data: Data) -> None:
+    """Every teacher's test accuracy, once ever; asked of all before the first answer is awaited."""
     import ray
 
     unknown = [teacher for teacher in prepared if filed_accuracy(teacher, data) is None]
-    actors = [teacher_actor(teacher.serving, plan) for teacher in unknown]
-    answers = [actor.test_accuracy.remote() for actor in actors]
-    for teacher, actor, answer in zip(unknown, actors, answers, strict=True):
+    answers = [
+        fleet.actors(
+            teacher.serving.recording.key, teacher.serving.recipe, teacher.serving.placement
+        )[0].test_accuracy.remote()
+        for teacher in unknown
+    ]
+    for teacher, answer in zip(unknown, answers, strict=True):
         file_accuracy(teacher, data, ray.get(answer))
-        ray.kill(actor)
-
-
-def _record(
-    experiment: Experiment,
-    prepared: Sequence[PreparedTeacher],
-    plan: InputPlan,
-    display: Display,
-) -> None:
-    bars: list[Bar] = []
-
-    def on_start(num_images: int, report: RecordingReport) -> None:
-        for message in report.damaged:
-            display.note(message)
-        if num_images:
-            if report.parts_found:
-                display.note(f"signals: {report.parts_found} parts are on disk; kept")
-            bars.append(display.bar("recording", num_images, "images"))
-        else:
-            display.note(f"signals: all {report.parts_found} parts are on disk; nothing to record")
-
-    def on_part(_: PartReport, report: RecordingReport) -> None:
-        bars[0].update(report.images)
-
-    report = record(
-        [teacher.serving for teacher in prepared],
-        plan,
-        range(experiment.num_passes),
-        on_start=on_start,
-        on_part=on_part,
-        on_wait=lambda who: display.note(f"signals: {who} is recording them; waiting"),
-    )
-    names = {t.serving.recording.identity.key: t.name for t in prepared}
-    for (key, spec), error in report.errors.items():
-        display.note(f"  {names[key]} {spec}: largest rounding error {error:.1e}")
-
-
-@final
-class _Relay:
-    """Turns workers' events into bars, one a run."""
-
-    def __init__(self, display: Display, experiment: Experiment) -> None:
-        self.display = display
-        self.bars: dict[str, Bar] = {}
-        self.failures: list[str] = []
-        self.epochs = {
-            f"teacher {teacher.name}": teacher.training.schedule.epochs
-            for teacher in experiment.teachers
-        }
-        self.default_epochs = experiment.schedule.epochs
-
-    def on_event(self, event: Event) -> None:
-        match event:
-            case EpochEvent(job, epoch, row):
-                if job not in self.bars:
-                    total = self.epochs.get(job, self.default_epochs)
-                    self.bars[job] = self.display.bar(job, total, "epochs", done=epoch - 1)
-                validation = row.get("accuracy/validation")
-                text = f"loss {row['loss/total']:.3f}"
-                if validation is not None:
-                    text += f", validation {validation:.1%}"
-                self.bars[job].update(epoch, text)
-            case FailureEvent(job, reason):
-                self.failures.append(f"{job}: {reason}")
-                self.display.note(f"{job} FAILED: {reason}")

@@ -17,6 +17,7 @@ from distill.models.catalog import taps_of
 from distill.models.checkpoints import load_weights, weights_digest
 from distill.reductions import reduced_shape
 from distill.signals import LOGITS, SignalSpec
+from orchestrator.fleet import Placement
 from orchestrator.identity import Identity
 from orchestrator.preflight import signal_codec
 from orchestrator.recording import Recording, Serving
@@ -128,7 +129,8 @@ def _prepare(
         for spec in sorted(specs)
     )
     recording = Recording(teacher.name, store_root(experiment), identity, signals)
-    serving = Serving(recording, recipe, teacher.actors, teacher.cpus, teacher.gpus)
+    placement = Placement(teacher.actors, teacher.cpus, teacher.gpus)
+    serving = Serving(recording, recipe, placement)
     return PreparedTeacher(serving, sum(p.numel() for p in network.parameters()))
 
 

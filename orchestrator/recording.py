@@ -1,31 +1,25 @@
-"""Which parts are missing -> teachers' actors -> parts in the store."""
+"""Which parts are missing -> the fleet -> parts in the store, ahead of the students."""
 
 from __future__ import annotations
 
-import time
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import ray
 
 from orchestrator.codecs import make_codec
+from orchestrator.fleet import Fleet, Placement
 from orchestrator.identity import Identity
 from orchestrator.locks import RecordingLock
-from orchestrator.store import SignalStore
-from orchestrator.teachers import (
-    InputPlan,
-    PartJob,
-    PartReport,
-    RecordedSignal,
-    Teacher,
-    TeacherRecipe,
-)
+from orchestrator.store import PartId, SignalStore
+from orchestrator.teachers import PartJob, PartReport, RecordedSignal, TeacherRecipe
 
-LOCK_POLL_S = 0.5
+POLL_S = 0.5
 IN_FLIGHT = 2  # parts asked of an actor at a time: one runs, the next waits beside it
 
 
@@ -39,160 +33,229 @@ class Recording:
     identity: Identity
     signals: tuple[RecordedSignal, ...]
 
+    @property
+    def key(self) -> str:
+        return self.identity.key
+
+    @property
+    def store(self) -> SignalStore:
+        return SignalStore(Path(self.root), self.identity)
+
+    @property
+    def lock(self) -> RecordingLock:
+        return RecordingLock(Path(self.root) / self.key)
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A teacher to record, and the actors to do it with."""
+    """A teacher to record or to ask, and the actors to do it with."""
 
     recording: Recording
     recipe: TeacherRecipe
-    num_actors: int
-    cpus: float
-    gpus: float
-
-    @property
-    def key(self) -> str:
-        return self.recording.identity.key
+    placement: Placement
 
 
 @final
 @dataclass(slots=True)
 class RecordingReport:
-    """What a recording did."""
+    """What a recording has done so far."""
 
-    parts_recorded: int = 0
     parts_found: int = 0
-    images: int = 0  # answered by teachers: a sample, under a view, by a teacher
-    seconds: float = 0.0
-    errors: dict[tuple[str, str], float] = field(default_factory=dict)
+    images_wanted: int = 0  # a sample, under a view, by a teacher, is one image
+    images: int = 0
+    busy: int = 0  # actors at work
+    queued: int = 0  # parts not yet asked for
+    rates: dict[str, float] = field(default_factory=dict)  # images/s of one actor, by teacher
+    errors: dict[tuple[str, str], float] = field(default_factory=dict)  # by teacher and signal
     damaged: list[str] = field(default_factory=list)
 
 
-def missing_jobs(recording: Recording, passes: Iterable[int]) -> tuple[list[PartJob], list[str]]:
+class RecordingObserver(Protocol):
+    """Who is told how recording goes. Called from the recorder's thread."""
+
+    def on_wait(self, holder: str) -> None:
+        """Another process records the same teacher; we wait for it."""
+        ...
+
+    def on_start(self, report: RecordingReport) -> None:
+        """What is missing is known."""
+        ...
+
+    def on_part(self, report: RecordingReport) -> None:
+        """One more part is written."""
+        ...
+
+
+def merge(servings: Iterable[Serving]) -> list[Serving]:
+    """One serving a key, in order of keys: teachers with the same weights are recorded once.
+
+    The order is the same everywhere, so two drivers that take locks never wait for each other.
+    """
+    by_key: dict[str, Serving] = {}
+    for serving in servings:
+        known = by_key.get(serving.recording.key)
+        if known is not None:
+            signals = dict.fromkeys((*known.recording.signals, *serving.recording.signals))
+            ours = known.recording
+            recording = Recording(ours.teacher, ours.root, ours.identity, tuple(signals))
+            serving = Serving(recording, known.recipe, known.placement)
+        by_key[serving.recording.key] = serving
+    return [by_key[key] for key in sorted(by_key)]
+
+
+def missing_jobs(recording: Recording, passes: Sequence[int]) -> tuple[list[PartJob], list[str]]:
     """The parts to record, in order of need, and what was found damaged and set aside.
 
     Every part that is there is read and its checksum compared: recordings are facts, and a student
-    must not learn from a flipped bit.
+    must not learn from a flipped bit. Only for the holder of the recording's lock.
     """
-    store = SignalStore(Path(recording.root), recording.identity)
+    store = recording.store
     store.remove_leftovers()
-    wanted: dict[Any, list[RecordedSignal]] = {}
+    order = {pass_index: rank for rank, pass_index in enumerate(passes)}
+    wanted: dict[PartId, list[RecordedSignal]] = {}
     messages: list[str] = []
-    numbers = list(passes)
     for signal in recording.signals:
         column = store.column(signal.spec, make_codec(signal.codec, signal.shape))
         with ThreadPoolExecutor(4) as executor:
-            damages = [d for found in executor.map(column.verify, numbers) for d in found.items()]
+            damages = [d for found in executor.map(column.verify, passes) for d in found.items()]
         messages += [f"{column.quarantine(part)} ({damage.reason})" for part, damage in damages]
-        for part in column.missing(numbers):
+        for part in column.missing(passes):
             wanted.setdefault(part, []).append(signal)
+    parts = sorted(wanted, key=lambda part: (order[part.pass_index], part.part_index))
     jobs = [
-        PartJob(recording.root, recording.identity, part, tuple(signals))
-        for part, signals in sorted(wanted.items())
+        PartJob(recording.root, recording.identity, part, tuple(wanted[part])) for part in parts
     ]
     return jobs, messages
 
 
-def record(
-    servings: Sequence[Serving],
-    plan: InputPlan,
-    passes: Iterable[int],
-    *,
-    on_part: Callable[[PartReport, RecordingReport], None],
-    on_start: Callable[[int, RecordingReport], None],
-    on_wait: Callable[[str], None],
-) -> RecordingReport:
-    """Record what is missing. Another driver's recording of the same teacher is waited for.
+@final
+class Recorder:
+    """Records what is missing of some passes, in the order in which they are needed.
 
-    ``on_start`` is told the number of images to answer for, ``on_wait`` whom it waits for. Raises
-    the actors' errors.
+    ``run`` does it in this thread. ``start`` and ``finish`` do it beside the students: a student
+    then waits for the pass it needs, and for no other. ``may_record`` holds passes back that are
+    too far ahead.
     """
-    report = RecordingReport()
-    passes = list(passes)
-    started = time.perf_counter()
-    locks = [RecordingLock(Path(s.recording.root) / s.key) for s in _in_order(servings)]
-    try:
-        for lock in locks:
-            _acquire(lock, on_wait)
-        work = [(serving, *missing_jobs(serving.recording, passes)) for serving in servings]
-        for serving, jobs, messages in work:
-            report.damaged += messages
-            num_parts = serving.recording.identity.num_parts * len(passes)
+
+    def __init__(
+        self,
+        servings: Iterable[Serving],
+        fleet: Fleet,
+        passes: Sequence[int],
+        observer: RecordingObserver,
+        *,
+        may_record: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        self.report = RecordingReport()
+        self._servings = merge(servings)
+        self._fleet = fleet
+        self._passes = passes
+        self._observer = observer
+        self._may_record = may_record
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run_beside, name="recorder", daemon=True)
+        self.error: BaseException | None = None
+
+    def run(self) -> RecordingReport:
+        """Record until nothing is missing. Raises the actors' errors."""
+        locks = [serving.recording.lock for serving in self._servings]
+        try:
+            for lock in locks:
+                if not self._acquire(lock):
+                    return self.report
+            self._record()
+        finally:
+            for lock in locks:
+                lock.release()
+        return self.report
+
+    def start(self) -> None:
+        """Begin to record in a thread of its own."""
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Stop at the parts in flight, whether or not something is still missing."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run_beside(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:  # raised again by the driver, in its own thread
+            self.error = error
+
+    def _acquire(self, lock: RecordingLock) -> bool:
+        if lock.acquire():
+            return True
+        self._observer.on_wait(lock.holder() or "another process")
+        while not self._stopped.wait(POLL_S):
+            if lock.acquire():
+                return True
+        return False
+
+    def _record(self) -> None:
+        report = self.report
+        queues: dict[str, deque[PartJob]] = {}
+        for serving in self._servings:
+            jobs, damaged = missing_jobs(serving.recording, self._passes)
+            queues[serving.recording.key] = deque(jobs)
+            report.damaged += damaged
+            num_parts = serving.recording.identity.num_parts * len(self._passes)
             report.parts_found += num_parts - len(jobs)
-        todo = [(serving, jobs) for serving, jobs, _ in work if jobs]
-        num_images = sum(len(job.indices()) for _, jobs in todo for job in jobs)
-        on_start(num_images, report)
-        _dispatch(todo, plan, lambda part: _note(report, part, on_part))
-    finally:
-        for lock in locks:
-            lock.release()
-    report.seconds = time.perf_counter() - started
-    return report
+            report.images_wanted += sum(job.num_images for job in jobs)
+        self._observer.on_start(report)
+        for serving in self._servings:
+            if not queues[serving.recording.key]:
+                self._fleet.release(serving.recording.key)
+        self._dispatch(queues)
 
+    def _dispatch(self, queues: dict[str, deque[PartJob]]) -> None:
+        """Keep every actor busy until no job is left; a teacher without work is let go at once."""
+        actors = {
+            serving.recording.key: self._fleet.actors(
+                serving.recording.key, serving.recipe, serving.placement
+            )
+            for serving in self._servings
+            if queues[serving.recording.key]
+        }
+        running: dict[Any, tuple[str, Any]] = {}  # task -> teacher's key, actor
+        while not self._stopped.is_set() and (running or any(queues.values())):
+            for key, group in actors.items():
+                for actor in group:
+                    self._feed(key, actor, queues[key], running)
+            if not running:
+                self._stopped.wait(POLL_S)  # everything that is missing is too far ahead
+                continue
+            done, _ = ray.wait(list(running), timeout=POLL_S)
+            for task in done:
+                key, _ = running.pop(task)
+                self._note(ray.get(task), queues, running)
+                if not queues[key] and all(key != other for other, _ in running.values()):
+                    self._fleet.release(key)
+                    del actors[key]
 
-def _in_order(servings: Sequence[Serving]) -> list[Serving]:
-    """Locks are taken in one order everywhere, so that two drivers never wait for each other."""
-    by_key = {serving.key: serving for serving in servings}
-    return [by_key[key] for key in sorted(by_key)]
+    def _feed(
+        self, key: str, actor: Any, queue: deque[PartJob], running: dict[Any, tuple[str, Any]]
+    ) -> None:
+        in_flight = sum(busy is actor for _, busy in running.values())
+        while queue and in_flight < IN_FLIGHT and self._may_record(queue[0].part.pass_index):
+            running[actor.record.remote(queue.popleft())] = key, actor
+            in_flight += 1
 
-
-def _acquire(lock: RecordingLock, on_wait: Callable[[str], None]) -> None:
-    told = False
-    while not lock.acquire():
-        if not told:
-            on_wait(lock.holder() or "another process")
-            told = True
-        time.sleep(LOCK_POLL_S)
-
-
-def _note(
-    report: RecordingReport,
-    part: PartReport,
-    on_part: Callable[[PartReport, RecordingReport], None],
-) -> None:
-    report.parts_recorded += 1
-    report.images += len(part.job.indices())
-    teacher = part.job.identity.key
-    for spec, error in part.errors.items():
-        report.errors[teacher, spec] = max(error, report.errors.get((teacher, spec), 0.0))
-    on_part(part, report)
-
-
-def _dispatch(
-    todo: Sequence[tuple[Serving, list[PartJob]]],
-    plan: InputPlan,
-    on_part: Callable[[PartReport], None],
-) -> None:
-    """Keep every actor busy until no job is left; an actor without work is let go at once."""
-    queues = {id(serving): deque(jobs) for serving, jobs in todo}
-    actors: dict[Any, Any] = {}
-    running: dict[Any, Any] = {}  # task -> actor
-    try:
-        for serving, jobs in todo:
-            for _ in range(min(serving.num_actors, len(jobs))):
-                actors[teacher_actor(serving, plan)] = queues[id(serving)]
-        for _ in range(IN_FLIGHT):
-            for actor, queue in actors.items():
-                if queue:
-                    running[actor.record.remote(queue.popleft())] = actor
-        while running:
-            done, _ = ray.wait(list(running), num_returns=1)
-            actor = running.pop(done[0])
-            report: PartReport = ray.get(done[0])
-            if actors[actor]:
-                running[actor.record.remote(actors[actor].popleft())] = actor
-            elif actor not in running.values():
-                ray.kill(actor)
-            on_part(report)
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-
-
-def teacher_actor(serving: Serving, plan: InputPlan) -> Any:
-    """An actor around a Teacher; a process that dies is started anew and its calls repeated."""
-    shell = ray.remote(Teacher).options(
-        num_cpus=serving.cpus, num_gpus=serving.gpus, max_restarts=3, max_task_retries=3
-    )
-    return shell.remote(serving.recipe, plan, num_threads=max(1, int(serving.cpus)))
+    def _note(
+        self,
+        part: PartReport,
+        queues: dict[str, deque[PartJob]],
+        running: dict[Any, tuple[str, Any]],
+    ) -> None:
+        report = self.report
+        report.images += part.job.num_images
+        report.busy = len({id(actor) for _, actor in running.values()})
+        report.queued = sum(map(len, queues.values()))
+        key = part.job.identity.key
+        name = next(s.recording.teacher for s in self._servings if s.recording.key == key)
+        report.rates[name] = part.job.num_images / part.seconds
+        for spec, error in part.errors.items():
+            report.errors[name, spec] = max(error, report.errors.get((name, spec), 0.0))
+        self._observer.on_part(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -20,8 +21,8 @@ from distill.models.base import Normalized, feature_shapes
 from distill.parallel import Workers
 from distill.signals import LossReport, SignalShapes, SignalSource
 from orchestrator.runs import RunFolder
-from orchestrator.sources import CachedSource, LocalSource, NoSource
-from orchestrator.students import EpochEvent, StudentJob
+from orchestrator.sources import CachedSource, LocalSource, NoSource, ServedSource
+from orchestrator.students import EpochEvent, Event, StartEvent, StudentJob
 from orchestrator.teachers import Teacher
 from orchestrator.tracking import RunTracker
 
@@ -31,7 +32,7 @@ def run_student(
     workers: Workers,
     device: torch.device,
     *,
-    on_event: Callable[[EpochEvent], Any],
+    on_event: Callable[[Event], Any],
     barrier: Callable[[Mapping[str, float]], None],
 ) -> None:
     """Train, or go on training; test the last weights and those best on validation.
@@ -62,9 +63,10 @@ def run_student(
     source = _source(job)
     try:
         fit(task, learner, source, filing, start_epoch=filing.start_epoch)
+        filing.finish(data)
     finally:
         source.close()
-    filing.finish(data)
+        filing.close()
 
 
 def batch_plan(experiment: Experiment, data: Data, *, seed: int) -> BatchPlan:
@@ -118,6 +120,8 @@ def _source(job: StudentJob) -> SignalSource:
         return NoSource()
     if job.experiment.signals.source == "cached":
         return CachedSource(job.recordings)
+    if job.experiment.signals.source == "served":
+        return ServedSource(job.recordings, job.actors)
     return LocalSource(
         {
             recording.teacher: (
@@ -139,7 +143,7 @@ class _Filing:
         learner: Learner,
         task: Fit,
         *,
-        on_event: Callable[[EpochEvent], Any],
+        on_event: Callable[[Event], Any],
         barrier: Callable[[Mapping[str, float]], None],
     ) -> None:
         self.job, self.learner, self.task = job, learner, task
@@ -154,6 +158,8 @@ class _Filing:
             self.folder.create(self._config())
             self.folder.write_environment()
             self.tracker = RunTracker(self.folder, self._config(), start_epoch=self.start_epoch)
+            epochs = task.schedule.epochs
+            self.on_event(StartEvent(job.title, epochs, self.start_epoch))
 
     def _config(self) -> dict[str, Any]:
         """The run's own experiment: one method, one seed; ``train`` takes it as it is."""
@@ -232,7 +238,7 @@ class _Filing:
             "test_accuracy": last,
             "test_accuracy_best": best,
             "best_epoch": self.best_epoch,
-            "validation_accuracy": self.best,
+            "validation_accuracy": self.best if len(data.validation) else math.nan,
             "seconds": self.seconds,
             "seconds_waiting": self.seconds_waiting,
             "parameters": parameters,
@@ -245,6 +251,11 @@ class _Filing:
         }
         self.tracker.close(result)
         self.folder.write_result(result)
+
+    def close(self) -> None:
+        """Flush the events of a run that did not come to its end."""
+        if self.is_writer and not self.folder.finished:
+            self.tracker.close()
 
     def _test(self, data: Data) -> float:
         task = self.task

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,7 +24,7 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(*, num_cpus: int | None = None) -> Generator[None]:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine and end it after.
 
     SIGTERM ends the session as Ctrl-C does. A session that is already there is used as it is.
@@ -36,20 +36,20 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.getLogger("ray").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
     folder = "" if address else tempfile.mkdtemp(prefix="tutelage-")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         if address:
-            ray.init(address, log_to_driver=False, logging_level="WARNING")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
                 "local",  # a bare init could join another cluster that runs on this machine
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="WARNING",
+                logging_level=logging.ERROR,
                 _temp_dir=folder,
             )
         yield

@@ -1,17 +1,21 @@
-"""Where signals come from: the store, or a teacher in the worker. To the engine they are alike."""
+"""Where signals come from: the store, live actors, or a teacher in the worker.
+
+To the engine they are alike.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
 
 from distill.signals import Batch, SignalSpec, TeacherSignals
 from orchestrator.codecs import Codec, make_codec
+from orchestrator.locks import RecordingLock
 from orchestrator.recording import Recording
 from orchestrator.store import Column, SignalStore
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.teachers import Teacher
 
 POLL_S = 0.2
+ABANDONED_S = 30.0  # longer than a lock is free between a driver's death and its successor
 
 
 @final
@@ -58,14 +63,84 @@ class CachedSource:
         self._open.clear()
         for teacher, columns in self._columns.items():
             for spec, (column, _) in columns.items():
-                while not column.is_complete(pass_index):
-                    time.sleep(POLL_S)
+                self._wait(column, pass_index)
                 self._open[teacher, spec] = column.open_pass(pass_index)
         self._pass = pass_index
         self.seconds_waited += time.perf_counter() - started
 
+    def _wait(self, column: Column, pass_index: int) -> None:
+        """Until the pass is whole. Raises RuntimeError when nobody records it any more."""
+        lock = RecordingLock(column.store.path)
+        alone_since: float | None = None
+        while not column.is_complete(pass_index):
+            now = time.monotonic()
+            alone_since = None if lock.holder() else alone_since or now
+            if alone_since and now - alone_since > ABANDONED_S:
+                raise RuntimeError(
+                    f"pass {pass_index} of {column.path} is not whole, and nobody has recorded "
+                    f"there for {ABANDONED_S:g} s; the driver's message says why it stopped"
+                )
+            time.sleep(POLL_S)
+
     def close(self) -> None:
         self._open.clear()
+
+
+@final
+class ServedSource:
+    """Signals asked of live actors, a few batches ahead.
+
+    A request names samples and a pass, no pixels: the actor renders them itself. The answer goes
+    from actor to worker through the object store. Ray starts dead actors anew and repeats their
+    calls. Answers are encoded as the store's, so what is moved is as small.
+    """
+
+    def __init__(
+        self, recordings: Sequence[Recording], actors: Mapping[str, Sequence[Any]]
+    ) -> None:
+        self._recordings = recordings
+        self._actors = actors  # by identity key
+        self._asked: dict[bytes, dict[str, Any]] = {}
+        self._count = 0
+        self.seconds_waited = 0.0
+
+    def prefetch(self, batch: Batch) -> None:
+        self._count += 1
+        requests: dict[str, Any] = {}
+        for recording in self._recordings:
+            group = self._actors[recording.key]
+            actor = group[self._count % len(group)]
+            requests[recording.teacher] = actor.rows.remote(
+                batch.indices, batch.pass_index, recording.signals
+            )
+        self._asked[batch.indices.tobytes()] = requests
+
+    def signals(self, batch: Batch) -> TeacherSignals:
+        import ray
+
+        requests = self._asked.pop(batch.indices.tobytes())
+        started = time.perf_counter()
+        answers = dict(zip(requests, ray.get(list(requests.values())), strict=True))
+        self.seconds_waited += time.perf_counter() - started
+        return TeacherSignals(
+            {
+                recording.teacher: {
+                    signal.spec: _tensor(make_codec(signal.codec, signal.shape), rows)
+                    for signal, rows in zip(
+                        recording.signals, answers[recording.teacher], strict=True
+                    )
+                }
+                for recording in self._recordings
+            }
+        )
+
+    def close(self) -> None:
+        self._asked.clear()
+
+
+def _tensor(codec: Codec, rows: np.ndarray) -> torch.Tensor:
+    # What the object store hands out is read-only, and torch wants to be able to write.
+    return torch.from_numpy(codec.decode(rows.copy()))
 
 
 @final

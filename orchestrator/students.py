@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -49,7 +49,12 @@ class StudentJob:
     facts: Mapping[str, TeacherFacts]
     signal_bytes: int
     title: str
+    actors: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # live ones, by identity key
     normalization: Normalization | None = None  # default: the data's own
+
+    def with_actors(self, actors: Mapping[str, Sequence[Any]]) -> StudentJob:
+        """The same job, with live teachers to ask."""
+        return replace(self, actors=actors)
 
     @property
     def plan(self) -> InputPlan:
@@ -59,10 +64,20 @@ class StudentJob:
 
 @final
 @dataclass(frozen=True, slots=True)
+class StartEvent:
+    """A run begins, or goes on."""
+
+    job: str  # its title
+    num_epochs: int
+    start_epoch: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class EpochEvent:
     """What a driver is told after an epoch."""
 
-    job: str  # its title
+    job: str
     epoch: int  # epochs done
     row: Mapping[str, float]
 
@@ -76,7 +91,7 @@ class FailureEvent:
     reason: str
 
 
-Event = EpochEvent | FailureEvent
+Event = StartEvent | EpochEvent | FailureEvent
 
 
 class StudentError(RuntimeError):

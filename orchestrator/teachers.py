@@ -125,6 +125,13 @@ class Teacher:
         )
         return self.answer(self.images(indices, views), specs)
 
+    def rows(
+        self, indices: np.ndarray, pass_index: int, signals: tuple[RecordedSignal, ...]
+    ) -> list[np.ndarray]:
+        """What the store would hold of these samples: rows uint8 [n, row_bytes], by signal."""
+        answers = self.pass_signals(indices, pass_index, tuple(s.spec for s in signals))
+        return [make_codec(s.codec, s.shape).encode(answers[s.spec]) for s in signals]
+
     def test_accuracy(self) -> float:
         """Top-1 accuracy on the test split, 0..1."""
         from distill.engine import evaluate
@@ -176,6 +183,10 @@ class PartJob:
         """The part's samples, int64."""
         rows = self.identity.rows_of(self.part.part_index)
         return np.arange(rows.start, rows.stop, dtype=np.int64)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.identity.rows_of(self.part.part_index))
 
 
 @final

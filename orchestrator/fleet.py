@@ -1,0 +1,116 @@
+"""The fleet: actors around teachers, started when first asked, ended when they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, final
+
+import numpy as np
+import ray
+
+from orchestrator.teachers import (
+    InputPlan,
+    PartJob,
+    PartReport,
+    RecordedSignal,
+    Teacher,
+    TeacherRecipe,
+)
+
+MAX_RESTARTS = 3  # of an actor whose process dies; its calls are repeated as often
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How many actors serve a teacher, and what each of them takes."""
+
+    num_actors: int
+    cpus: float
+    gpus: float
+
+
+class TeacherActor:
+    """The shell around a Teacher.
+
+    The recipe comes as a pickled reference: an actor that is started anew fetches it again from the
+    object store, where the fleet keeps it. (Of a plain reference Ray would say, at every start,
+    that it may be lost.)
+    """
+
+    def __init__(self, recipe: bytes, plan: InputPlan, num_threads: int) -> None:
+        reference = ray.cloudpickle.loads(recipe)
+        self._teacher = Teacher(ray.get(reference), plan, num_threads=num_threads)
+
+    def record(self, job: PartJob) -> PartReport:
+        """Teacher.record, which see."""
+        return self._teacher.record(job)
+
+    def rows(
+        self, indices: np.ndarray, pass_index: int, signals: tuple[RecordedSignal, ...]
+    ) -> list[np.ndarray]:
+        """Teacher.rows, which see."""
+        return self._teacher.rows(indices, pass_index, signals)
+
+    def test_accuracy(self) -> float:
+        """Teacher.test_accuracy, which see."""
+        return self._teacher.test_accuracy()
+
+
+@final
+class Fleet:
+    """Actors by identity key: teachers with the same weights are one teacher, loaded once.
+
+    A context manager: no actor outlives it.
+    """
+
+    def __init__(self, plan: InputPlan) -> None:
+        self._plan = plan
+        self._actors: dict[str, list[Any]] = {}
+        self._recipes: list[Any] = []
+
+    def actors(self, key: str, recipe: TeacherRecipe, placement: Placement) -> Sequence[Any]:
+        """The actors of a teacher, started at the first call. Does not wait for them."""
+        if key not in self._actors:
+            reference = ray.put(recipe)
+            self._recipes.append(reference)  # alive as long as the fleet: restarts need it
+            shell = ray.remote(TeacherActor).options(
+                num_cpus=placement.cpus,
+                num_gpus=placement.gpus,
+                max_restarts=MAX_RESTARTS,
+                max_task_retries=MAX_RESTARTS,
+            )
+            pickled = ray.cloudpickle.dumps(reference)
+            threads = max(1, int(placement.cpus))
+            self._actors[key] = [
+                shell.remote(pickled, self._plan, threads) for _ in range(placement.num_actors)
+            ]
+        return self._actors[key]
+
+    def release(self, key: str) -> None:
+        """End a teacher's actors; what they held is free for students."""
+        for actor in self._actors.pop(key, ()):
+            ray.kill(actor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if ray.is_initialized():
+            for key in list(self._actors):
+                self.release(key)
+
+
+def fits(placements: Sequence[Placement], *, workers: Mapping[str, float]) -> bool:
+    """Whether the cluster holds all teachers' actors and all students' workers at one time."""
+    total = ray.cluster_resources()
+    cpus = sum(p.num_actors * p.cpus for p in placements) + workers.get("CPU", 0.0)
+    gpus = sum(p.num_actors * p.gpus for p in placements) + workers.get("GPU", 0.0)
+    return cpus <= total.get("CPU", 0.0) and gpus <= total.get("GPU", 0.0)

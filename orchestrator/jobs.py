@@ -1,0 +1,86 @@
+"""The runs of an experiment: method by method, seed by seed, each named by what it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from distill.config import Experiment
+from distill.datasets import Data
+from distill.methods import MethodConfig
+from orchestrator.codecs import make_codec
+from orchestrator.identity import canonical_json
+from orchestrator.preparation import PreparedTeacher, facts, method_recordings
+from orchestrator.recording import Recording
+from orchestrator.runs import RunFolder
+from orchestrator.students import StudentJob
+
+
+def student_jobs(
+    experiment: Experiment, prepared: Sequence[PreparedTeacher], data: Data
+) -> list[StudentJob]:
+    """Every run of the experiment: method by method, seed by seed."""
+    jobs: list[StudentJob] = []
+    for method in experiment.methods:
+        recordings, recipes = method_recordings(experiment, method, prepared)
+        digest = _digest(experiment, method, recordings, data)
+        for seed in experiment.seeds:
+            folder = RunFolder.at(
+                experiment.output.root,
+                experiment=experiment.name,
+                method=method.name,
+                digest=digest,
+                seed=seed,
+            )
+            jobs.append(
+                StudentJob(
+                    experiment=experiment,
+                    method=method,
+                    digest=digest,
+                    seed=seed,
+                    folder=folder.path.resolve(),
+                    recordings=recordings,
+                    recipes=recipes if experiment.signals.source == "local" else (),
+                    facts={teacher.name: facts(teacher, data) for teacher in prepared},
+                    signal_bytes=sum(_num_bytes(r, experiment.num_passes) for r in recordings),
+                    title=f"{method.name} seed {seed}",
+                )
+            )
+    return jobs
+
+
+def next_epoch(job: StudentJob) -> int:
+    """The epoch that a run goes on with: 0 for one that never ended an epoch."""
+    import torch
+
+    path = RunFolder(job.folder).checkpoint("last")
+    if not path.is_file():
+        return 0
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["start_epoch"])
+
+
+def _digest(
+    experiment: Experiment, method: MethodConfig, recordings: Sequence[Recording], data: Data
+) -> str:
+    """Names a configuration by what changes its outcome: 8 hex digits.
+
+    Folders, names and the teachers' actors do not; the number of workers does, by rounding.
+    """
+    whole = experiment.as_dict()
+    fields = {name: whole[name] for name in ("views", "student", "optimizer", "schedule")} | {
+        "method": method.model_dump(mode="json"),
+        "workers": whole["workers"] | {"cpus": None},
+        "splits": [data.train.fingerprint, data.validation.fingerprint, data.test.fingerprint],
+    }
+    if recordings:
+        fields["passes"] = [experiment.num_passes, experiment.signals.source]
+        fields["signals"] = [
+            [r.key, [[str(s.spec), s.codec] for s in r.signals]] for r in recordings
+        ]
+    text = canonical_json(fields, where="experiment")
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _num_bytes(recording: Recording, num_passes: int) -> int:
+    row = sum(make_codec(s.codec, s.shape).row_bytes for s in recording.signals)
+    return row * recording.identity.num_samples * num_passes

@@ -1,0 +1,87 @@
+"""What the driver shows and logs while teachers record and students train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import final
+
+from orchestrator.display import Bar, Display
+from orchestrator.recording import RecordingReport
+from orchestrator.students import EpochEvent, Event, FailureEvent, StartEvent
+
+
+@final
+class RecordingProgress:
+    """One bar for all teachers, and their throughput in TensorBoard."""
+
+    def __init__(self, display: Display, events: Path) -> None:
+        self._display = display
+        self._events = events
+        self._bar: Bar | None = None
+        self._writer = None
+
+    def on_wait(self, holder: str) -> None:
+        self._display.note(f"signals: {holder} records the same teachers; waiting for it")
+
+    def on_start(self, report: RecordingReport) -> None:
+        for message in report.damaged:
+            self._display.note(message)
+        if not report.images_wanted:
+            self._display.note(
+                f"signals: all {report.parts_found} parts are on disk; nothing to record"
+            )
+            return
+        if report.parts_found:
+            self._display.note(f"signals: {report.parts_found} parts are on disk and whole; kept")
+        self._bar = self._display.bar("recording", report.images_wanted, "images")
+
+    def on_part(self, report: RecordingReport) -> None:
+        assert self._bar is not None
+        rates = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(report.rates.items()))
+        self._bar.update(
+            report.images, f"{rates}; {report.busy} actors busy, {report.queued} parts queued"
+        )
+        self._log(report)
+
+    def finish(self, report: RecordingReport) -> None:
+        """Say what the codecs cost in exactness, and close the events."""
+        for (name, spec), error in sorted(report.errors.items()):
+            self._display.note(f"  {name} {spec}: largest error of its codec {error:.1e}")
+        if self._writer is not None:
+            self._writer.close()
+
+    def _log(self, report: RecordingReport) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._events))
+        for name, rate in report.rates.items():
+            self._writer.add_scalar(f"recording/images_per_s/{name}", rate, report.images)
+        self._writer.add_scalar("recording/actors_busy", report.busy, report.images)
+        self._writer.add_scalar("recording/parts_queued", report.queued, report.images)
+
+
+@final
+class TrainingProgress:
+    """One bar a run; remembers which runs failed, and why."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._bars: dict[str, Bar] = {}
+        self.failures: list[str] = []
+
+    def on_event(self, event: Event) -> None:
+        match event:
+            case StartEvent(job, num_epochs, start_epoch):
+                if job not in self._bars:  # a worker that was started anew begins again
+                    self._bars[job] = self._display.bar(job, num_epochs, "epochs", done=start_epoch)
+            case EpochEvent(job, epoch, row):
+                text = f"loss {row['loss/total']:.3f}"
+                if "accuracy/validation" in row:
+                    text += f", validation {row['accuracy/validation']:.1%}"
+                if row["wait/signals_s"] >= 1:
+                    text += f", waited {row['wait/signals_s']:.0f} s for signals"
+                self._bars[job].update(epoch, text)
+            case FailureEvent(job, reason):
+                self.failures.append(f"{job}: {reason}")
+                self._display.note(f"{job} FAILED: {reason}")
