@@ -9,6 +9,7 @@ from typing import Any, Self, final
 
 import numpy as np
 import ray
+from ray import cloudpickle
 
 from orchestrator.teachers import (
     InputPlan,
@@ -41,7 +42,7 @@ class TeacherActor:
     """
 
     def __init__(self, recipe: bytes, plan: InputPlan, num_threads: int) -> None:
-        reference = ray.cloudpickle.loads(recipe)
+        reference = cloudpickle.loads(recipe)
         self._teacher = Teacher(ray.get(reference), plan, num_threads=num_threads)
 
     def record(self, job: PartJob) -> PartReport:
@@ -82,7 +83,7 @@ class Fleet:
                 max_restarts=MAX_RESTARTS,
                 max_task_retries=MAX_RESTARTS,
             )
-            pickled = ray.cloudpickle.dumps(reference)
+            pickled = cloudpickle.dumps(reference)
             threads = max(1, int(placement.cpus))
             self._actors[key] = [
                 shell.remote(pickled, self._plan, threads) for _ in range(placement.num_actors)

@@ -140,7 +140,7 @@ def _train_on_ray(
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board: Any = ray.remote(Board).options(num_cpus=0).remote()
     resources = {"CPU": config.cpus} | ({"GPU": config.gpus} if config.gpus else {})
     trainer = TorchTrainer(
         _worker_loop,
