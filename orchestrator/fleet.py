@@ -83,7 +83,7 @@ class Fleet:
                 max_restarts=MAX_RESTARTS,
                 max_task_retries=MAX_RESTARTS,
             )
-            pickled = cloudpickle.dumps(reference)
+            pickled = cloudpickle.dumps(reference)  # pyright: ignore[reportPrivateImportUsage]
             threads = max(1, int(placement.cpus))
             self._actors[key] = [
                 shell.remote(pickled, self._plan, threads) for _ in range(placement.num_actors)
