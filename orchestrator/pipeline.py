@@ -70,7 +70,7 @@ def _if_finished(experiment: Experiment, data: Data) -> tuple[RunFolder, ...] | 
     """The runs, if there is nothing left to do: found out without starting Ray."""
     if untrained(experiment, data):
         return None
-    prepared = prepare_teachers(experiment, data, _checkpoints(experiment, data))
+    prepared = prepare_teachers(experiment, data, checkpoint_files(experiment, data))
     if any(filed_accuracy(teacher, data) is None for teacher in prepared):
         return None
     runs = tuple(RunFolder(job.folder) for job in student_jobs(experiment, prepared, data))
@@ -92,7 +92,7 @@ def ready_teachers(
         train_teachers(experiment, data, on_event=progress.on_event)
         if progress.failures:
             raise StudentError("\n".join(progress.failures))
-    prepared = prepare_teachers(experiment, data, _checkpoints(experiment, data))
+    prepared = prepare_teachers(experiment, data, checkpoint_files(experiment, data))
     _measure(prepared, fleet, data)
     return prepared
 
@@ -118,6 +118,11 @@ def _train(
         train_students(jobs, experiment.workers, storage=storage, on_event=on_event)
 
     if source == "served":
+        if not fits([t.serving.placement for t in prepared], workers=_resources(experiment)):
+            raise ConfigError(
+                "signals.source: 'served' teachers answer while students train, so both must fit "
+                "side by side; lower teachers' cpus or workers.cpus, or set source: cached"
+            )
         needed = {recording.key for job in jobs for recording in job.recordings}
         actors = {
             teacher.serving.recording.key: fleet.actors(
@@ -163,7 +168,7 @@ def _train_beside_recorder(
         observer,
         may_record=(lambda p: p in demand.within(ahead)) if window else (lambda _: True),
     )
-    together = fits([s.placement for s in servings], workers=_worker_resources(experiment))
+    together = fits([s.placement for s in servings], workers=_resources(experiment))
     if window and not together:
         raise ConfigError(
             "signals.retain: 'window' deletes passes while students train, so teachers and "
@@ -210,7 +215,7 @@ class _Watch:
             self._retention.sweep()
 
 
-def _worker_resources(experiment: Experiment) -> Mapping[str, float]:
+def _resources(experiment: Experiment) -> Mapping[str, float]:
     workers = experiment.workers
     return {"CPU": workers.count * workers.cpus, "GPU": workers.count * workers.gpus}
 
@@ -224,7 +229,8 @@ def check_sizes(experiment: Experiment, data: Data) -> None:
         )
 
 
-def _checkpoints(experiment: Experiment, data: Data) -> dict[str, Path]:
+def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:
+    """The file of each teacher's weights; an automatic teacher's may not be there yet."""
     return {
         teacher.name: checkpoint_path(teacher) or auto_checkpoint(teacher, experiment, data)
         for teacher in experiment.teachers

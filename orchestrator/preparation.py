@@ -10,6 +10,7 @@ from typing import final
 
 from distill.config import Experiment, Teacher
 from distill.datasets import Data, cache_root
+from distill.loading import ConfigError
 from distill.methods import MethodConfig
 from distill.models import build_model
 from distill.models.base import feature_shapes
@@ -58,7 +59,7 @@ def joint_needs(experiment: Experiment) -> Mapping[str, frozenset[SignalSpec]]:
 def prepare_teachers(
     experiment: Experiment, data: Data, checkpoints: Mapping[str, Path]
 ) -> tuple[PreparedTeacher, ...]:
-    """Load every teacher's weights from its checkpoint. Raises ValueError naming the teacher."""
+    """Load every teacher's weights from its checkpoint. Raises ConfigError naming the teacher."""
     needs = joint_needs(experiment)
     return tuple(
         _prepare(teacher, experiment, data, checkpoints[teacher.name], needs[teacher.name])
@@ -89,7 +90,7 @@ def _prepare(
     try:
         load_weights(network, checkpoint)
     except ValueError as error:
-        raise ValueError(f"teacher '{teacher.name}': {error}") from None
+        raise ConfigError(f"teacher '{teacher.name}': {error}") from None
     shapes = feature_shapes(network, in_channels=channels, image_size=size)
     mean, std = (
         (teacher.normalization.mean, teacher.normalization.std)

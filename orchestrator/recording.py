@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 import ray
+from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.codecs import make_codec
-from orchestrator.fleet import Fleet, Placement
+from orchestrator.fleet import MAX_RESTARTS, Fleet, Placement
 from orchestrator.identity import Identity
 from orchestrator.locks import RecordingLock
-from orchestrator.store import PartId, SignalStore
+from orchestrator.store import Column, PartId, SignalStore
 from orchestrator.teachers import PartJob, PartReport, RecordedSignal, TeacherRecipe
 
 POLL_S = 0.5
@@ -87,6 +88,22 @@ class RecordingObserver(Protocol):
         ...
 
 
+class RecordingError(RuntimeError):
+    """A teacher cannot answer, or its answers cannot be written; the message says why."""
+
+
+def _answer(task: Any, teacher: str) -> PartReport:
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        raise RecordingError(f"recording teacher '{teacher}' failed: {error.cause}") from error
+    except RayActorError as error:
+        raise RecordingError(
+            f"recording teacher '{teacher}' failed: its actor died {MAX_RESTARTS + 1} times; "
+            f"the last time: {error}"
+        ) from error
+
+
 def merge(servings: Iterable[Serving]) -> list[Serving]:
     """One serving a key, in order of keys: teachers with the same weights are recorded once.
 
@@ -117,9 +134,7 @@ def missing_jobs(recording: Recording, passes: Sequence[int]) -> tuple[list[Part
     messages: list[str] = []
     for signal in recording.signals:
         column = store.column(signal.spec, make_codec(signal.codec, signal.shape))
-        with ThreadPoolExecutor(4) as executor:
-            damages = [d for found in executor.map(column.verify, passes) for d in found.items()]
-        messages += [f"{column.quarantine(part)} ({damage.reason})" for part, damage in damages]
+        messages += quarantine_damaged(column, passes)
         for part in column.missing(passes):
             wanted.setdefault(part, []).append(signal)
     parts = sorted(wanted, key=lambda part: (order[part.pass_index], part.part_index))
@@ -127,6 +142,16 @@ def missing_jobs(recording: Recording, passes: Sequence[int]) -> tuple[list[Part
         PartJob(recording.root, recording.identity, part, tuple(wanted[part])) for part in parts
     ]
     return jobs, messages
+
+
+def quarantine_damaged(column: Column, passes: Iterable[int]) -> list[str]:
+    """Read every recorded part of ``passes``, set the damaged aside, and say which and why.
+
+    Only for the holder of the recording's lock.
+    """
+    with ThreadPoolExecutor(4) as executor:
+        damages = [d for found in executor.map(column.verify, passes) for d in found.items()]
+    return [f"{column.quarantine(part)} ({damage.reason})" for part, damage in damages]
 
 
 @final
@@ -177,7 +202,8 @@ class Recorder:
     def finish(self) -> None:
         """Stop at the parts in flight, whether or not something is still missing."""
         self._stopped.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # else it was never started
+            self._thread.join()
 
     def _run_beside(self) -> None:
         try:
@@ -230,10 +256,13 @@ class Recorder:
             done, _ = ray.wait(list(running), timeout=POLL_S)
             for task in done:
                 key, _ = running.pop(task)
-                self._note(ray.get(task), queues, running)
+                self._note(_answer(task, self._name(key)), queues, running)
                 if not queues[key] and all(key != other for other, _ in running.values()):
                     self._fleet.release(key)
                     del actors[key]
+
+    def _name(self, key: str) -> str:
+        return next(s.recording.teacher for s in self._servings if s.recording.key == key)
 
     def _feed(
         self, key: str, actor: Any, queue: deque[PartJob], running: dict[Any, tuple[str, Any]]
@@ -254,7 +283,7 @@ class Recorder:
         report.busy = len({id(actor) for _, actor in running.values()})
         report.queued = sum(map(len, queues.values()))
         key = part.job.identity.key
-        name = next(s.recording.teacher for s in self._servings if s.recording.key == key)
+        name = self._name(key)
         report.rates[name] = part.job.num_images / part.seconds
         for spec, error in part.errors.items():
             report.errors[name, spec] = max(error, report.errors.get((name, spec), 0.0))

@@ -155,17 +155,17 @@ def _train_on_ray(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    done = threading.Event()
-    relay = threading.Thread(target=_relay, args=(board, on_event, done), daemon=True)
+    relay = _Relay(board, on_event)
     relay.start()
     try:
         trainer.fit()
     except TrainingFailedError as error:
         raise StudentError(_reason(error)) from error
     finally:
-        done.set()
-        relay.join(timeout=10)
+        relay.finish()
         ray.kill(board)
+    if relay.error is not None:
+        raise relay.error
 
 
 def _reason(error: Exception) -> str:
@@ -193,15 +193,33 @@ class Board:
         return events
 
 
-def _relay(board: Any, on_event: Callable[[Event], None], done: threading.Event) -> None:
-    import ray
+@final
+class _Relay(threading.Thread):
+    """Brings events from the board to the driver while ``fit`` blocks its main thread."""
 
-    while True:
-        last = done.wait(POLL_S)
-        for event in ray.get(board.take.remote(), timeout=30):
-            on_event(event)
-        if last:
-            return
+    def __init__(self, board: Any, on_event: Callable[[Event], None]) -> None:
+        super().__init__(name="events", daemon=True)
+        self._board, self._on_event = board, on_event
+        self._done = threading.Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        import ray
+
+        try:
+            while True:
+                last = self._done.wait(POLL_S)
+                for event in ray.get(self._board.take.remote(), timeout=30):
+                    self._on_event(event)
+                if last:
+                    return
+        except Exception as error:  # raised again by the driver, once fit has ended
+            self.error = error
+
+    def finish(self) -> None:
+        """Bring what is left, and end."""
+        self._done.set()
+        self.join(timeout=30)
 
 
 def _worker_loop(config: dict[str, Any]) -> None:
