@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from distill.loading import apply_override, validate
 from distill.models import build_model
 from distill.models.base import Normalized, feature_shapes
 from distill.models.checkpoints import save_weights
-from distill.signals import LossReport, SignalShapes
+from distill.reductions import reduced_shape
+from distill.signals import LossReport, SignalShapes, SignalSpec
+from orchestrator.preparation import PreparedTeacher, prepare_teachers
+from orchestrator.recording import Serving, missing_jobs
+from orchestrator.teachers import InputPlan, RecordedSignal, Teacher
 
 CPU = torch.device("cpu")
 
@@ -149,3 +153,62 @@ def write_teacher(file: Path, experiment: Experiment, arch: str, *, seed: int) -
         model(torch.from_numpy(data.train.gather(np.arange(64))[0]))
     save_weights(model, file)
     return file
+
+
+def two_teachers(file: Path, folder: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
+    """``tiny`` with method kd and two teachers, ``a`` and ``b``, ``b`` with its own normalisation.
+
+    Three passes are recorded below ``folder``, where the teachers' weights lie too.
+    """
+    own = {"normalization": {"mean": [0.5], "std": [0.25]}}
+    teachers = [
+        {"name": "a", "arch": "cnn_xs", "checkpoint": str(folder / "a.safetensors")},
+        {"name": "b", "arch": "resnet8", "checkpoint": str(folder / "b.safetensors")} | own,
+    ]
+    experiment = tiny(
+        file,
+        {
+            "teachers": [teacher | {"cpus": 0.5} for teacher in teachers],
+            "method": "kd",
+            "signals": {"root": str(folder / "signals"), "passes": 3},
+            "schedule.epochs": 3,
+            "output.root": str(folder / "runs"),
+        }
+        | dict(changes or {}),
+    )
+    for seed, teacher in enumerate(experiment.teachers):
+        if not Path(teacher.checkpoint).exists():
+            write_teacher(Path(teacher.checkpoint), experiment, teacher.arch, seed=seed)
+    return experiment
+
+
+def prepare(experiment: Experiment) -> tuple[PreparedTeacher, ...]:
+    """The experiment's teachers from their files."""
+    files = {teacher.name: Path(teacher.checkpoint) for teacher in experiment.teachers}
+    return prepare_teachers(experiment, load_data(experiment.data), files)
+
+
+def asked_for(serving: Serving, *specs: str, codec: str = "float16") -> Serving:
+    """The same teacher, with other signals to record."""
+    recipe = serving.recipe
+    shapes = feature_shapes(recipe.build(), recipe.in_channels, recipe.image_size)
+    signals = tuple(
+        RecordedSignal(spec, codec, reduced_shape(shapes, spec))
+        for spec in map(SignalSpec.parse, specs)
+    )
+    return replace(serving, recording=replace(serving.recording, signals=signals))
+
+
+def record_here(serving: Serving, plan: InputPlan, passes: Sequence[int]) -> int:
+    """Record what is missing in this process, without actors; returns how many parts that was."""
+    jobs, _ = missing_jobs(serving.recording, passes)
+    teacher = Teacher(serving.recipe, plan)
+    for job in jobs:
+        teacher.record(job)
+    return len(jobs)
+
+
+def files_below(folder: Path, pattern: str) -> dict[str, bytes]:
+    """The content of every matching file, by its path below ``folder``."""
+    files = (path for path in sorted(folder.rglob(pattern)) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
