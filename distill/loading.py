@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, final, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from distill.config import Experiment, as_method
 from distill.methods import MethodConfig, config_class
+
+_PATH = re.compile(r"[^\d.\[\]][^.\[\]]*(?:\.[^.\[\]]+|\[\d+\])*")
+# What pydantic says in Python's words, in the words of YAML.
+_WORDS = {
+    "tuple_type": "should be a list, as in [a, b]",
+    "dict_type": "should hold fields, as in {name: value}",
+    "too_short": "is empty; give at least one",
+    "string_pattern_mismatch": "should be of letters, digits, '_', '-' and '.', with no '.' or '-' "
+    "in front",
+    "path_type": "should be a path",
+}
 
 
 class ConfigError(ValueError):
@@ -36,10 +48,7 @@ def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
         path, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"'{text}' is not an override; write a.b=value, as in seeds=[0,1]")
-        try:
-            apply_override(raw, path.strip(), yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: '{value}' is not YAML ({error})") from None
+        apply_override(raw, path.strip(), _parse(value, subject=f"{path}: '{value}'"))
     return validate(raw)
 
 
@@ -49,7 +58,7 @@ def validate(raw: Mapping[str, Any]) -> Experiment:
     try:
         experiment = Experiment.model_validate(values)
     except ValidationError as error:
-        lines += [_explain(dict(item), raw) for item in error.errors(include_url=False)]
+        lines += _explain(error, Experiment, place=())
     else:
         if not lines:
             return experiment
@@ -60,162 +69,203 @@ def _with_methods(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Methods are validated first and apart, so that each mistake has its own line and path."""
     values, lines = dict(raw), list[str]()
 
-    def read(value: Any, field: str) -> MethodConfig:
-        if isinstance(value, MethodConfig):
-            return value
+    def read(value: Any, *place: str | int) -> MethodConfig:
         try:
             return as_method(value)
         except ValidationError as error:
-            model = config_class(_name_of(value))
-            lines.extend(
-                f"{field}.{_explain(dict(item), value, model=model)}"
-                for item in error.errors(include_url=False)
-            )
+            name = str(value["name"]) if isinstance(value, dict) else str(value)
+            lines.extend(_explain(error, config_class(name), place=place))
         except ValueError as error:
-            lines.append(f"{field}: {error}")
+            lines.append(f"{_dotted(place)}: {error}")
         return as_method("ce")  # stands in, so that the other fields are checked too
 
     if "method" in values:
         values["method"] = read(values["method"], "method")
     if isinstance(values.get("baselines"), list | tuple):
         values["baselines"] = [
-            read(value, f"baselines[{i}]") for i, value in enumerate(values["baselines"])
+            read(value, "baselines", i) for i, value in enumerate(values["baselines"])
         ]
     return values, lines
 
 
-def _name_of(method: Any) -> str:
-    return str(method["name"]) if isinstance(method, dict) else str(method)
-
-
 def apply_override(raw: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``teachers[0].batch_size`` (or ``teachers.0.batch_size``) in plain values, in place."""
-    keys = [key for key in re.split(r"\.|\[(\d+)\]", path) if key]
-    if not keys:
-        raise ConfigError(f"'{path}' names no field; write a.b=value, as in schedule.epochs=3")
+    """Set ``teachers[0].batch_size`` (or ``teachers.0.batch_size``) in plain values, in place.
+
+    Raises ConfigError for a path that leads nowhere.
+    """
+    if not _PATH.fullmatch(path):
+        raise ConfigError(
+            f"'{path}' is not a path to a field; write a.b=value, as in schedule.epochs=3 or "
+            "teachers[0].cpus=1"
+        )
+    keys = [int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path)]
     node: Any = raw
     for position, key in enumerate(keys):
-        where = ".".join(keys[: position + 1])
-        last = position == len(keys) - 1
-        if isinstance(node, list):
-            items: list[Any] = node
-            if not key.isdigit() or int(key) >= len(items):
-                raise ConfigError(f"{where}: no such entry; the list has {len(items)}")
-            if last:
-                items[int(key)] = value
-            node = items[int(key)]
-        elif isinstance(node, dict):
-            if last:
-                node[key] = value
-            elif isinstance(node.get(key), str):
-                node[key] = {"name": node[key]}  # method: kd, then method.temperature=2
-            elif node.get(key) is None:
-                node[key] = {}
-            node = node[key]
+        _check_step(node, keys[: position + 1])
+        if position == len(keys) - 1:
+            node[key] = value
         else:
-            raise ConfigError(f"{where}: '{keys[position - 1]}' is a value and has no fields")
+            node[key] = _opened(node[key] if isinstance(node, list) else node.get(key))
+            node = node[key]
+
+
+def _check_step(node: Any, keys: Sequence[str | int]) -> None:
+    where, key = _dotted(keys), keys[-1]
+    if isinstance(node, list):
+        length = len(list[Any](node))
+        if not isinstance(key, int) or key >= length:
+            raise ConfigError(f"{where}: no such entry; the list has {length}, counted from 0")
+    elif not isinstance(node, dict):
+        raise ConfigError(f"{where}: '{keys[-2]}' is a value and has no fields")
+    elif isinstance(key, int):
+        parent = _dotted(keys[:-1])
+        raise ConfigError(f"{where}: no list is given there; set it whole, as in {parent}=[…]")
+
+
+def _opened(child: Any) -> Any:
+    """What an override goes on from; a copy, since YAML's aliases share one value."""
+    if child is None:
+        return {}
+    if isinstance(child, str):
+        return {"name": child}  # method: kd, then method.temperature=2
+    return copy.copy(child)
+
+
+@final
+class _Loader(yaml.SafeLoader):
+    """Plain values alone, and no key twice: the second would silently replace the first."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"'{key.value}' is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
+def _parse(text: str, *, subject: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        problem, line = " ".join(str(error).split()), ""
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+            problem, line = error.problem, f" (line {error.problem_mark.line + 1})"
+        raise ConfigError(f"{subject} is not plain YAML: {problem}{line}") from None
 
 
 def _read(source: str) -> dict[str, Any]:
-    if source in shipped_experiments():
-        text = (resources.files("distill") / "experiments" / f"{source}.yaml").read_text()
-    elif Path(source).is_file():
-        text = Path(source).read_text()
-    else:
-        names = shipped_experiments()
-        near = difflib.get_close_matches(Path(source).stem, names, n=2)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ConfigError(
-            f"experiment: no file '{source}', and no shipped experiment of that name; "
-            f"{hint}shipped: {', '.join(names)}"
-        )
+    names = shipped_experiments()
+    file = resources.files("distill") / "experiments" / f"{source}.yaml"
+    if source not in names:
+        file = Path(source)
+        if not file.is_file():
+            hint = _near(file.stem, names, label="shipped")
+            raise ConfigError(
+                f"experiment: no file '{source}', and no shipped experiment of that name{hint}"
+            )
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"experiment: '{source}' is not YAML: {error}") from None
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"experiment: cannot read '{source}' as text: {error}") from None
+    raw = _parse(text, subject=f"experiment: '{source}'")
     if not isinstance(raw, dict):
         raise ConfigError(f"experiment: '{source}' holds no fields; see `show` for an example")
     return raw
 
 
 def _explain(
-    error: dict[str, Any], raw: Mapping[str, Any], *, model: type[BaseModel] = Experiment
+    error: ValidationError, model: type[BaseModel], *, place: tuple[str | int, ...]
+) -> list[str]:
+    """One line a mistake: the field, what is wrong, the value, and near misses of a key.
+
+    ``place`` is where in the experiment the model stands.
+    """
+    lines: list[str] = []
+    for item in error.errors(include_url=False):
+        details = dict(item)
+        # A list of wrong values is called too short, too, once they are taken out.
+        if item["type"] == "too_short" and details["input"]:
+            continue
+        lines.append(_explain_one(details, model, place))
+    return lines
+
+
+def _explain_one(
+    error: dict[str, Any], model: type[BaseModel], place: tuple[str | int, ...]
 ) -> str:
-    """One line: the field, what is wrong, the value, and near misses of an unknown key."""
-    keys = [key for key in error["loc"] if not _is_tag(key, error["loc"], raw)]
-    field = _dotted(keys)
-    value = error.get("input")
-    kind = error["type"]
+    loc, kind, value = error["loc"], error["type"], error["input"]
+    keys, models = _walk(loc, model)
+    field = _dotted((*place, *keys))
     if kind == "extra_forbidden":
-        return f"{field}: unknown key{_near(str(keys[-1]), _siblings(keys[:-1], raw, model))}"
+        return f"{field}: unknown key{_near(str(keys[-1]), _fields(_walk(loc[:-1], model)[1]))}"
     if kind == "missing":
         return f"{field}: missing; add it"
+    if kind == "union_tag_not_found":
+        tags = ", ".join(tag for member in models for tag in _tags(member))
+        return f"{field}.{error['ctx']['discriminator'][1:-1]}: missing; choose from {tags}"
     if kind == "union_tag_invalid":
-        context = error["ctx"]
-        tag = str(context["discriminator"]).strip("'")
-        expected = [name.strip(" '") for name in str(context["expected_tags"]).split(",")]
-        return f"{field}.{tag}: unknown '{context['tag']}'{_near(str(context['tag']), expected)}"
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    shown = "" if isinstance(value, dict | list) else f" (it is {value!r})"
-    return f"{field}: {message}{shown}" if field else message
+        tag = str(error["ctx"]["tag"])
+        known = [tag for member in models for tag in _tags(member)]
+        return f"{field}.{error['ctx']['discriminator'][1:-1]}: unknown '{tag}'{_near(tag, known)}"
+    message = _WORDS.get(kind, str(error["msg"]).removeprefix("Input "))
+    if kind in ("model_type", "model_attributes_type"):
+        message = f"should hold fields; known: {', '.join(_fields(models))}"
+    message = message.removeprefix("Value error, ")
+    first, colon, rest = message.partition(": ")
+    if colon and first in _fields(models):  # a check of several fields names the one to change
+        field, message = f"{field}.{first}", rest
+    shown = "null" if value is None else repr(value)
+    hidden = isinstance(value, dict | list | tuple) or f"'{value}'" in message
+    return f"{field}: {message}" + ("" if hidden else f" (it is {shown})")
 
 
-def _is_tag(key: str | int, loc: tuple[str | int, ...], raw: Mapping[str, Any]) -> bool:
-    """Whether ``key`` is the name pydantic adds for the member of a union, not a field."""
-    node: Any = raw
-    for part in loc:
-        if part is key:
-            named = isinstance(node, dict) and key in (node.get("kind"), node.get("name"))
-            return named or (key == "sgd" and isinstance(node, dict) and "name" not in node)
-        node = _child(node, part)
-    return False
+def _walk(
+    loc: Sequence[str | int], model: type[BaseModel]
+) -> tuple[list[str | int], list[type[BaseModel]]]:
+    """The fields that lead to an error's place, and the models that may stand there.
+
+    pydantic puts the name of a union's member into the place: ``optimizer.sgd.lr``.
+    """
+    keys, models = list[str | int](), [model]
+    for key in loc:
+        chosen = [member for member in models if len(models) > 1 and key in _tags(member)]
+        if chosen:
+            models = chosen
+            continue
+        keys.append(key)
+        if isinstance(key, str):
+            info = models[0].model_fields.get(key) if models else None
+            models = _members(info.annotation) if info else []
+    return keys, models
 
 
-def _child(node: Any, key: str | int) -> Any:
-    if isinstance(node, dict):
-        return node.get(key, node)
-    if isinstance(node, list) and isinstance(key, int) and key < len(node):
-        return node[key]
-    return node
+def _members(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation: a union's members, a list's entries."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [member for part in get_args(annotation) for member in _members(part)]
+
+
+def _tags(model: type[BaseModel]) -> list[str]:
+    """What a union calls this member: the value of its ``kind`` or ``name``."""
+    fields = [model.model_fields[name] for name in ("kind", "name") if name in model.model_fields]
+    return [tag for field in fields for tag in get_args(field.annotation)]
+
+
+def _fields(models: Iterable[type[BaseModel]]) -> list[str]:
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
 
 
 def _dotted(keys: Iterable[str | int]) -> str:
-    text = ""
-    for key in keys:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}"
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     return text.removeprefix(".")
 
 
-def _siblings(keys: list[str | int], raw: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
-    """The fields there are where ``keys`` leads."""
-    node: Any = raw
-    for key in keys:
-        node = _child(node, key)
-        if isinstance(key, int):
-            continue
-        found = _model_of(model.model_fields[key].annotation, node)
-        if found is None:
-            return []
-        model = found
-    return list(model.model_fields)
-
-
-def _model_of(annotation: Any, node: Any) -> type[BaseModel] | None:
-    """The model that an annotation holds; of a union, the one that the values name."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    members = [_model_of(part, node) for part in getattr(annotation, "__args__", ())]
-    models = [model for model in members if model is not None]
-    tags = {node.get("kind"), node.get("name")} if isinstance(node, dict) else set[Any]()
-    for model in models:
-        for tag in ("kind", "name"):
-            if tag in model.model_fields and model.model_fields[tag].default in tags - {None}:
-                return model
-    return models[0] if models else None
-
-
-def _near(name: str, names: Iterable[str]) -> str:
+def _near(name: str, names: Iterable[str], *, label: str = "known") -> str:
     known = list(names)
     near = difflib.get_close_matches(name, known, n=2)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
-    return f"{hint} known: {', '.join(known)}" if known else ""
+    return f"{hint} {label}: {', '.join(known)}" if known else ""

@@ -64,20 +64,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> int:
     from distill.loading import load_experiment
-    from orchestrator.preflight import check
+    from orchestrator.preflight import check, check_data
 
     experiment = load_experiment(options.experiment, options.set)
     check(experiment)
+    check_data(experiment)
 
     from orchestrator.display import Display
     from orchestrator.pipeline import run_experiment
     from orchestrator.reporting import report
+    from orchestrator.recording import RecordingError
     from orchestrator.students import StudentError
 
     try:
         with Display() as display:
             outcome = run_experiment(experiment, display)
-    except (StudentError, OSError) as error:
+    except (StudentError, RecordingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report(experiment, outcome)
@@ -96,12 +98,14 @@ def _show(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from distill.loading import ConfigError
-    from orchestrator.reporting import compare_runs
 
     roots = options.runs or [Path("runs")]
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"runs: no folder '{root}'; give the output.root of an experiment")
+
+    from orchestrator.reporting import compare_runs
+
     try:
         compare_runs(roots, by=options.by)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a configuration cannot say of itself, checked before any work: files, shapes, resources.
+"""What a configuration cannot say of itself, checked before Ray starts: files, shapes, resources.
 
 Free of torch and ray, so that a mistake is answered at once.
 """
@@ -6,22 +6,32 @@ Free of torch and ray, so that a mistake is answered at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 from distill.config import AUTO, EMBEDDED, Experiment, Teacher
-from distill.datasets import DataInfo, describe
+from distill.datasets import Data, DataInfo, describe, load_data
 from distill.loading import ConfigError
-from distill.models.catalog import check_options, taps_of
+from distill.methods import MethodConfig
+from distill.models.catalog import check_options, suggest, taps_of
 from distill.models.inspection import inspect_checkpoint
 from distill.signals import LOGITS, SignalSpec, iterate_specs
 from orchestrator.codecs import codec_name, make_codec
 
 LOCAL_CPUS = os.cpu_count() or 1
+SUFFIX = ".safetensors"  # of embedded weights
+# Where Linux shows GPUs: NVIDIA's, AMD's, and those of Windows' subsystem.
+_GPU_DEVICES = ("nvidia[0-9]*", "kfd", "dxg")
 
 
-def check(experiment: Experiment, *, num_cpus: int = LOCAL_CPUS) -> DataInfo:
+def has_gpu() -> bool:
+    """Whether this machine shows a GPU. How many there are is Ray's to count."""
+    return any(any(Path("/dev").glob(pattern)) for pattern in _GPU_DEVICES)
+
+
+def check(
+    experiment: Experiment, *, num_cpus: int = LOCAL_CPUS, with_gpu: bool | None = None
+) -> DataInfo:
     """Everything that can be found wrong without work. Raises ConfigError, one line a mistake."""
     problems: list[str] = []
     info = None
@@ -33,11 +43,38 @@ def check(experiment: Experiment, *, num_cpus: int = LOCAL_CPUS) -> DataInfo:
         problems += _teacher(teacher, f"teachers[{index}]", info)
     problems += _options(experiment.student.arch, experiment.student.options, "student")
     problems += _needs(experiment)
-    problems += _codecs(experiment)
-    problems += _resources(experiment, num_cpus)
+    problems += _codecs(experiment, info)
+    problems += _batch(experiment)
+    if not os.environ.get("RAY_ADDRESS"):  # a cluster may grow: there Ray itself decides
+        problems += _cpus(experiment, num_cpus)
+        problems += _gpus(experiment, has_gpu() if with_gpu is None else with_gpu)
     if problems or info is None:
         raise ConfigError("\n".join(problems))
     return info
+
+
+def check_data(experiment: Experiment) -> Data:
+    """Open the data, decoding it first where that was never done, and hold it against the batches.
+
+    Raises ConfigError for data that is damaged, or too few for a batch.
+    """
+    try:
+        data = load_data(experiment.data)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    sizes = [("schedule.batch_size", experiment.schedule.batch_size)] + [
+        (f"teachers[{index}].training.schedule.batch_size", teacher.training.schedule.batch_size)
+        for index, teacher in enumerate(experiment.teachers)
+        if teacher.checkpoint == AUTO
+    ]
+    problems = [
+        f"{field}: {size} is more than the {len(data.train)} training samples; set it lower"
+        for field, size in sizes
+        if size > len(data.train)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return data
 
 
 def checkpoint_path(teacher: Teacher) -> Path | None:
@@ -46,8 +83,8 @@ def checkpoint_path(teacher: Teacher) -> Path | None:
         return None
     if teacher.checkpoint.startswith(EMBEDDED):
         name = teacher.checkpoint.removeprefix(EMBEDDED)
-        return Path(str(resources.files("distill") / "weights" / f"{name}.safetensors"))
-    return Path(teacher.checkpoint)
+        return Path(str(resources.files("distill") / "weights" / f"{name}{SUFFIX}"))
+    return Path(teacher.checkpoint).expanduser()
 
 
 def signal_codec(experiment: Experiment, spec: SignalSpec) -> str:
@@ -83,15 +120,16 @@ def _teacher(teacher: Teacher, field: str, info: DataInfo | None) -> list[str]:
 
 
 def _no_file(teacher: Teacher) -> str:
-    if teacher.checkpoint.startswith(EMBEDDED):
-        folder = resources.files("distill") / "weights"
-        names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".safetensors"))
-        known = ", ".join(EMBEDDED + name.removesuffix(".safetensors") for name in names)
-        return f"no embedded weights '{teacher.checkpoint}'; there are {known}"
-    return (
-        f"no file '{teacher.checkpoint}'; correct the path, or train the teacher with "
-        "checkpoint: auto"
-    )
+    if not teacher.checkpoint.startswith(EMBEDDED):
+        return (
+            f"no file '{teacher.checkpoint}'; correct the path, or train the teacher with "
+            "checkpoint: auto"
+        )
+    files = resources.files("distill") / "weights"
+    names = sorted(f.name for f in files.iterdir()) if files.is_dir() else []
+    known = [EMBEDDED + n[: -len(SUFFIX)] for n in names if n.endswith(SUFFIX)]
+    hint = suggest(teacher.checkpoint, known, label="embedded")
+    return f"no embedded weights '{teacher.checkpoint}'; {hint}"
 
 
 def _options(arch: str, options: dict[str, object], field: str) -> list[str]:
@@ -104,76 +142,108 @@ def _options(arch: str, options: dict[str, object], field: str) -> list[str]:
 
 def _needs(experiment: Experiment) -> list[str]:
     """Taps that a method asks for and a teacher or the student does not have."""
+    fields = [f"baselines[{i}]" for i in range(len(experiment.baselines))] + ["method"]
     problems: list[str] = []
+    for field, method in zip(fields, experiment.methods, strict=True):
+        problems += [f"{field}: {text}" for text in _unmet(method, experiment)]
+    return problems
+
+
+def _unmet(method: MethodConfig, experiment: Experiment) -> list[str]:
     teachers = {teacher.name: teacher for teacher in experiment.teachers}
     student_taps = taps_of(experiment.student.arch) or ()
-    for method in experiment.methods:
-        if method.name != "ce" and not teachers:
-            problems.append(f"teachers: method '{method.name}' needs at least one; add a teacher")
-            continue
-        try:
-            needs = method.needs(tuple(teachers), student_taps)
-        except ValueError as error:
-            problems.append(f"method '{method.name}': {error}")
-            continue
-        for name, spec in iterate_specs(needs):
-            taps = taps_of(teachers[name].arch)
-            if taps is not None and spec.tap not in (LOGITS, *taps):
-                problems.append(
-                    f"method '{method.name}': teacher '{name}' ({teachers[name].arch}) has no tap "
-                    f"'{spec.tap}'; taps: {', '.join((LOGITS, *taps))}"
-                )
+    try:
+        needs = method.needs(tuple(teachers) or ("any",), student_taps)
+    except ValueError as error:
+        return [f"'{method.name}': {error}"]
+    if not teachers:
+        return [f"'{method.name}' needs a teacher; add one to teachers"] if needs else []
+    problems: list[str] = []
+    for name, spec in iterate_specs(needs):
+        arch = teachers[name].arch
+        taps = taps_of(arch)
+        if taps is not None and spec.tap not in (LOGITS, *taps):
+            problems.append(
+                f"'{method.name}' needs tap '{spec.tap}', which teacher '{name}' ({arch}) does not "
+                f"have; {suggest(spec.tap, (LOGITS, *taps), label='taps')}"
+            )
     return problems
 
 
-def _codecs(experiment: Experiment) -> list[str]:
+def _codecs(experiment: Experiment, info: DataInfo | None) -> list[str]:
     signals = experiment.signals
-    problems = _try((("signals.codec", signals.codec),))
+    problems = _wrong_codec("signals.codec", signals.codec)
     for text, codec in signals.codecs.items():
         field = f"signals.codecs.{text}"
-        problems += _try(((field, codec),))
+        wrong = _wrong_codec(field, codec)
         try:
             spec = SignalSpec.parse(text)
-            if spec.tap == LOGITS and not problems:
-                make_codec(codec, (describe(experiment.data).num_classes,))
+            if spec.tap == LOGITS and info and not wrong:
+                make_codec(codec, (info.num_classes,))
         except ValueError as error:
-            problems.append(f"{field}: {error}")
+            wrong.append(f"{field}: {error}")
+        else:
+            wrong += _unknown_tap(field, spec, experiment)
+        problems += wrong
     return problems
 
 
-def _try(codecs: Iterable[tuple[str, str]]) -> list[str]:
-    problems: list[str] = []
-    for field, text in codecs:
-        try:
-            codec_name(text)
-        except ValueError as error:
-            problems.append(f"{field}: {error}")
-    return problems
+def _unknown_tap(field: str, spec: SignalSpec, experiment: Experiment) -> list[str]:
+    """A codec for a tap that no teacher has would silently do nothing."""
+    found = [taps_of(teacher.arch) for teacher in experiment.teachers]
+    known = {LOGITS, *(tap for taps in found for tap in taps or ())}
+    if spec.tap in known or None in found:
+        return []
+    hint = suggest(spec.tap, sorted(known), label="taps")
+    return [f"{field}: no teacher has tap '{spec.tap}'; {hint}"]
 
 
-def _resources(experiment: Experiment, num_cpus: int) -> list[str]:
-    """What one machine cannot place. A cluster may grow, so there Ray itself decides."""
+def _wrong_codec(field: str, text: str) -> list[str]:
+    try:
+        codec_name(text)
+    except ValueError as error:
+        return [f"{field}: {error}"]
+    return []
+
+
+def _batch(experiment: Experiment) -> list[str]:
+    count, size = experiment.workers.count, experiment.schedule.batch_size
+    if count <= size:
+        return []
+    return [
+        f"workers.count: {count} workers cannot share a batch of {size}; set workers.count lower, "
+        "or schedule.batch_size higher"
+    ]
+
+
+def _cpus(experiment: Experiment, num_cpus: int) -> list[str]:
+    """What one machine's CPUs cannot hold."""
     problems: list[str] = []
     workers = experiment.workers
-    size = experiment.schedule.batch_size
-    if workers.count > size:
-        problems.append(
-            f"workers.count: {workers.count} workers cannot share a batch of {size}; set "
-            "workers.count lower, or schedule.batch_size higher"
-        )
-    if os.environ.get("RAY_ADDRESS"):
-        return problems
-    if workers.count * workers.cpus > num_cpus:
-        fits = int(num_cpus / workers.cpus)
+    parts = [(f"teachers[{i}].cpus", "an actor", t.cpus) for i, t in enumerate(experiment.teachers)]
+    if workers.count:
+        parts.append(("workers.cpus", "a worker", workers.cpus))
+    for field, what, cpus in parts:
+        if cpus > num_cpus:
+            problems.append(
+                f"{field}: {what} of {cpus:g} CPUs does not fit on this machine, which has "
+                f"{num_cpus}; set it to {num_cpus} or less"
+            )
+    if workers.cpus <= num_cpus < workers.count * workers.cpus:
         problems.append(
             f"workers.count: {workers.count} workers of {workers.cpus:g} CPUs need "
             f"{workers.count * workers.cpus:g}, this machine has {num_cpus}; set workers.count "
-            f"to {fits} or less, or RAY_ADDRESS to a cluster's address"
+            f"to {int(num_cpus / workers.cpus)} or less, or RAY_ADDRESS to a cluster's address"
         )
-    for index, teacher in enumerate(experiment.teachers):
-        if teacher.cpus > num_cpus:
-            problems.append(
-                f"teachers[{index}].cpus: an actor of {teacher.cpus:g} CPUs does not fit on this "
-                f"machine, which has {num_cpus}; set it to {num_cpus} or less"
-            )
     return problems
+
+
+def _gpus(experiment: Experiment, with_gpu: bool) -> list[str]:
+    """Ray would wait for ever for a GPU that is not there."""
+    parts = [(f"teachers[{i}].gpus", t.gpus) for i, t in enumerate(experiment.teachers)]
+    return [
+        f"{field}: {gpus:g} asked for, and this machine has no GPU; set it to 0, or RAY_ADDRESS to "
+        "a cluster's address"
+        for field, gpus in (*parts, ("workers.gpus", experiment.workers.gpus))
+        if gpus and not with_gpu
+    ]

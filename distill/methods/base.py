@@ -55,7 +55,7 @@ class Method(ABC):
 class MethodConfig(BaseModel, ABC):
     """A method's settings. Defaults are the published ones, each with its source."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     learner: ClassVar[LearnerName] = "standard"
 

@@ -33,9 +33,9 @@ class Config(MethodConfig):
     """L = ce_weight * CE + kd_weight * mean over teachers of τ² KL(teacher ‖ student)."""
 
     # τ = 4 and equal weights: the setting of the distillation benchmarks (Tian et al., ICLR 2020).
-    temperature: float = Field(4.0, gt=0)
-    ce_weight: float = Field(1.0, ge=0)
-    kd_weight: float = Field(1.0, ge=0)
+    temperature: float = Field(default=4.0, gt=0)
+    ce_weight: float = Field(default=1.0, ge=0)
+    kd_weight: float = Field(default=1.0, ge=0)
 
     def needs(self, teachers: Sequence[str], student_taps: Sequence[str]) -> Needs:
         return {teacher: frozenset({SignalSpec(LOGITS)}) for teacher in teachers}
