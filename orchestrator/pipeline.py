@@ -21,7 +21,7 @@ from orchestrator.preparation import (
     prepare_teachers,
 )
 from orchestrator.progress import RecordingProgress, TrainingProgress
-from orchestrator.recording import Recorder
+from orchestrator.recording import Recorder, ask
 from orchestrator.retention import Demand, Retention
 from orchestrator.runs import RunFolder
 from orchestrator.session import ray_session
@@ -239,8 +239,6 @@ def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:
 
 def _measure(prepared: Sequence[PreparedTeacher], fleet: Fleet, data: Data) -> None:
     """Every teacher's test accuracy, once ever; asked of all before the first answer is awaited."""
-    import ray
-
     unknown = [teacher for teacher in prepared if filed_accuracy(teacher, data) is None]
     answers = [
         fleet.actors(
@@ -249,4 +247,4 @@ def _measure(prepared: Sequence[PreparedTeacher], fleet: Fleet, data: Data) -> N
         for teacher in unknown
     ]
     for teacher, answer in zip(unknown, answers, strict=True):
-        file_accuracy(teacher, data, ray.get(answer))
+        file_accuracy(teacher, data, ask(answer, teacher.name))

@@ -92,14 +92,15 @@ class RecordingError(RuntimeError):
     """A teacher cannot answer, or its answers cannot be written; the message says why."""
 
 
-def _answer(task: Any, teacher: str) -> PartReport:
+def ask(task: Any, teacher: str) -> Any:
+    """A teacher's answer to a call. Raises RecordingError naming the teacher and the cause."""
     try:
         return ray.get(task)
     except RayTaskError as error:
-        raise RecordingError(f"recording teacher '{teacher}' failed: {error.cause}") from error
+        raise RecordingError(f"teacher '{teacher}' failed: {error.cause}") from error
     except RayActorError as error:
         raise RecordingError(
-            f"recording teacher '{teacher}' failed: its actor died {MAX_RESTARTS + 1} times; "
+            f"teacher '{teacher}' failed: its actor died {MAX_RESTARTS + 1} times; "
             f"the last time: {error}"
         ) from error
 
@@ -256,7 +257,7 @@ class Recorder:
             done, _ = ray.wait(list(running), timeout=POLL_S)
             for task in done:
                 key, _ = running.pop(task)
-                self._note(_answer(task, self._name(key)), queues, running)
+                self._note(ask(task, self._name(key)), queues, running)
                 if not queues[key] and all(key != other for other, _ in running.values()):
                     self._fleet.release(key)
                     del actors[key]
