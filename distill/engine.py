@@ -67,6 +67,7 @@ def fit(
     for epoch in range(start_epoch, task.schedule.epochs):
         _seed(task.plan.seed, epoch, task.workers.rank)
         row = _train_epoch(task, learner, source, observer, epoch=epoch)
+        row |= learner.end_epoch()
         # A resident BatchNorm has statistics of its own worker's batches: agree before evaluating.
         model = learner.inference_model()
         task.workers.average_buffers(model)

@@ -1,0 +1,14 @@
+"""How one training step updates the weights. Which learner trains a method, the method says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from distill.learners.base import Compute, Learner, build_optimizer
+from distill.learners.standard import StandardLearner
+
+__all__ = ["LEARNERS", "Compute", "Learner", "StandardLearner", "build_optimizer"]
+
+LEARNERS: Mapping[str, Callable[..., Learner]] = {
+    "standard": StandardLearner,
+}
