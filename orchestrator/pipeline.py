@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, final
 
 from distill.config import Experiment
-from distill.datasets import Data, load_data
+from distill.datasets import Data
 from distill.loading import ConfigError
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet, fits
 from orchestrator.jobs import next_epoch, student_jobs
-from orchestrator.preflight import checkpoint_path
+from orchestrator.preflight import check_data, checkpoint_path
 from orchestrator.preparation import (
     PreparedTeacher,
     file_accuracy,
@@ -48,8 +48,7 @@ class Outcome:
 
 def run_experiment(experiment: Experiment, display: Display) -> Outcome:
     """Do whatever is not done yet of an experiment. Raises ConfigError, StudentError, OSError."""
-    data = load_data(experiment.data)
-    check_sizes(experiment, data)
+    data = check_data(experiment)
     finished = _if_finished(experiment, data)
     if finished is not None:
         display.note(f"all {len(finished)} runs are finished; nothing to record, nothing to train")
@@ -218,15 +217,6 @@ class _Watch:
 def _resources(experiment: Experiment) -> Mapping[str, float]:
     workers = experiment.workers
     return {"CPU": workers.count * workers.cpus, "GPU": workers.count * workers.gpus}
-
-
-def check_sizes(experiment: Experiment, data: Data) -> None:
-    """Raises ConfigError for a batch that is larger than the training split."""
-    if experiment.schedule.batch_size > len(data.train):
-        raise ConfigError(
-            f"schedule.batch_size: {experiment.schedule.batch_size} is more than the "
-            f"{len(data.train)} training samples; set it lower"
-        )
 
 
 def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:
