@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     # Run as a file: the folder of this file is on sys.path, the one above it is what we need.
+    # Ray's workers need it, too; they would look in the working directory alone.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    paths = (sys.path[0], os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 from distill import __version__
 
