@@ -23,7 +23,7 @@ from pydantic import (
 
 from distill.datasets import DataConfig
 from distill.methods import MethodConfig, config_class
-from distill.models.catalog import check_architecture
+from distill.models.catalog import check_architecture, check_taps
 from distill.views import CropFlip, ViewSpace
 
 AUTO = "auto"
@@ -131,12 +131,19 @@ class Network(_Frozen):
 
     arch: str
     options: dict[str, Any] = {}
+    # From the image to the classifier, by module path; the zoo's networks know their own.
+    taps: tuple[str, ...] = ()
 
     @field_validator("arch")
     @classmethod
     def _known(cls, arch: str) -> str:
         check_architecture(arch)
         return arch
+
+    @model_validator(mode="after")
+    def _known_taps(self) -> Self:
+        check_taps(self.arch, self.taps)
+        return self
 
 
 @final
@@ -146,6 +153,7 @@ class Teacher(_Frozen):
     name: Name  # default: the architecture's
     arch: str
     options: dict[str, Any] = {}
+    taps: tuple[str, ...] = ()  # as a student's
     checkpoint: str = AUTO  # a file, embedded/NAME, or auto: trained once and filed
     normalization: Normalization | None = None  # default: the data's own
     training: Training = Training()
@@ -159,6 +167,11 @@ class Teacher(_Frozen):
     def _known(cls, arch: str) -> str:
         check_architecture(arch)
         return arch
+
+    @model_validator(mode="after")
+    def _known_taps(self) -> Self:
+        check_taps(self.arch, self.taps)
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.losses.feature import attention_map
 from distill.signals import LOGITS, ModelOutput, SignalSpec
 
 
@@ -25,9 +28,10 @@ def reduce(output: ModelOutput, spec: SignalSpec) -> Tensor:
         raise ValueError(f"'{spec}': '{spec.tap}' is a vector; only maps [c, h, w] are reduced")
     if spec.reduction == "gap":
         return features.mean(dim=(2, 3))
-    if spec.reduction == "attention":  # Zagoruyko and Komodakis, ICLR 2017, with p = 2
-        return F.normalize(features.square().mean(dim=1).flatten(1), dim=1)
-    return F.adaptive_avg_pool2d(features, int(spec.reduction.removeprefix("pool")))
+    kind, size = re.fullmatch(r"([a-z]+)(\d*)", spec.reduction).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    if size:
+        features = F.adaptive_avg_pool2d(features, int(size))
+    return attention_map(features) if kind == "attention" else features
 
 
 def reduced_shape(shapes: dict[str, tuple[int, ...]], spec: SignalSpec) -> tuple[int, ...]:

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TeacherName = str
+# A network's taps from the image to the classifier, each with the shape of one sample's feature;
+# None where it is not known yet: a configuration is checked before any network is built.
+Taps = Mapping[str, tuple[int, ...] | None]
 
 LOGITS = "logits"
-_REDUCTION = re.compile(r"gap|attention|pool[1-9]\d*")
+_REDUCTION = re.compile(r"gap|attention(?:[1-9]\d*)?|pool[1-9]\d*")
 
 
 @final
@@ -29,8 +32,9 @@ _REDUCTION = re.compile(r"gap|attention|pool[1-9]\d*")
 class SignalSpec:
     """What a teacher is asked for: a tap, and the reduction it computes before anything is moved.
 
-    Written ``tap`` or ``tap@reduction``; reductions are ``gap`` [c], ``attention`` [h*w]
-    (METHODS: L2-normalised channel mean of squares) and ``poolN`` [c, N, N] (adaptive average).
+    Written ``tap`` or ``tap@reduction``; reductions are ``gap`` [c], ``poolN`` [c, N, N] (adaptive
+    average), ``attention`` [h*w] (L2-normalised channel mean of squares) and ``attentionN`` [N*N]
+    (the same of the map pooled to N×N).
     """
 
     tap: str
@@ -43,7 +47,7 @@ class SignalSpec:
         if not tap or (at and not _REDUCTION.fullmatch(reduction)):
             raise ValueError(
                 f"'{text}' is not a signal; write TAP or TAP@REDUCTION, "
-                "with gap, attention or poolN (as in stage3@pool4) for REDUCTION"
+                "with gap, attention, attentionN or poolN (as in stage3@pool4) for REDUCTION"
             )
         if tap == LOGITS and reduction:
             raise ValueError(f"'{text}': logits are one number a class and take no reduction")
@@ -110,6 +114,9 @@ class SignalShapes:
     batch_size: int  # of one worker
     student: Mapping[str, tuple[int, ...]]  # tap -> shape
     teachers: Mapping[TeacherName, Mapping[SignalSpec, tuple[int, ...]]]
+    taps: Mapping[TeacherName, Taps] = field(default_factory=dict)  # of the same teachers, all
+    # Weight [C, c] and bias [C], where the method reads classifiers.
+    classifiers: Mapping[TeacherName, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
 
 @final

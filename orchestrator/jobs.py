@@ -24,6 +24,8 @@ def student_jobs(
     for method in experiment.methods:
         recordings, recipes = method_recordings(experiment, method, prepared)
         digest = _digest(experiment, method, recordings, data)
+        used = {recording.teacher for recording in recordings}
+        teachers = [teacher for teacher in prepared if teacher.name in used]
         for seed in experiment.seeds:
             folder = RunFolder.at(
                 experiment.output.root,
@@ -44,6 +46,12 @@ def student_jobs(
                     facts={teacher.name: facts(teacher, data) for teacher in prepared},
                     signal_bytes=sum(_num_bytes(r, experiment.num_passes) for r in recordings),
                     title=f"{method.name} seed {seed}",
+                    taps={teacher.name: teacher.taps for teacher in teachers},
+                    classifiers={
+                        teacher.name: teacher.classifier
+                        for teacher in teachers
+                        if teacher.classifier and method.reads_classifiers
+                    },
                 )
             )
     return jobs

@@ -16,6 +16,7 @@ from distill.methods import MethodConfig
 from distill.models.catalog import check_options, suggest, taps_of
 from distill.models.inspection import inspect_checkpoint
 from distill.signals import LOGITS, SignalSpec, iterate_specs
+from distill.taps import known_taps
 from orchestrator.codecs import codec_name, make_codec
 
 LOCAL_CPUS = os.cpu_count() or 1
@@ -151,9 +152,10 @@ def _needs(experiment: Experiment) -> list[str]:
 
 def _unmet(method: MethodConfig, experiment: Experiment) -> list[str]:
     teachers = {teacher.name: teacher for teacher in experiment.teachers}
-    student_taps = taps_of(experiment.student.arch) or ()
+    taps = {name: known_taps(teacher.arch, teacher.taps) for name, teacher in teachers.items()}
+    student = known_taps(experiment.student.arch, experiment.student.taps)
     try:
-        needs = method.needs(tuple(teachers) or ("any",), student_taps)
+        needs = method.needs(taps or {"any": student}, student)
     except ValueError as error:
         return [f"'{method.name}': {error}"]
     if not teachers:

@@ -6,24 +6,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
+
+import torch
 
 from distill.config import Experiment, Teacher
 from distill.datasets import Data, cache_root
 from distill.loading import ConfigError
 from distill.methods import MethodConfig
+from distill.methods.base import Needs
 from distill.models import build_model
-from distill.models.base import feature_shapes
-from distill.models.catalog import taps_of
+from distill.models.base import TappedModel, evaluating, feature_shapes
 from distill.models.checkpoints import load_weights, weights_digest
 from distill.reductions import reduced_shape
-from distill.signals import LOGITS, SignalSpec
+from distill.signals import LOGITS, SignalSpec, Taps
+from distill.taps import known_taps, maps_of
 from orchestrator.fleet import Placement
 from orchestrator.identity import Identity
 from orchestrator.preflight import signal_codec
 from orchestrator.recording import Recording, Serving
 from orchestrator.runs import write_atomically
-from orchestrator.students import TeacherFacts
+from orchestrator.students import Classifier, TeacherFacts
 from orchestrator.teachers import RecordedSignal, TeacherRecipe
 
 
@@ -34,6 +37,9 @@ class PreparedTeacher:
 
     serving: Serving
     parameters: int
+    needs: tuple[frozenset[SignalSpec] | None, ...]  # of each method; None: it is not used
+    taps: Taps
+    classifier: Classifier | None  # where a method reads it
 
     @property
     def name(self) -> str:
@@ -45,53 +51,103 @@ def store_root(experiment: Experiment) -> str:
     return experiment.signals.root or str(cache_root(experiment.data) / "signals")
 
 
-def joint_needs(experiment: Experiment) -> Mapping[str, frozenset[SignalSpec]]:
-    """What the methods together need of each teacher; a teacher that none needs is left out."""
-    names = tuple(teacher.name for teacher in experiment.teachers)
-    taps = taps_of(experiment.student.arch) or ()
-    joint: dict[str, frozenset[SignalSpec]] = {}
-    for method in experiment.methods:
-        for name, specs in method.needs(names, taps).items():
-            joint[name] = joint.get(name, frozenset()) | specs
-    return {name: joint[name] for name in names if name in joint}
-
-
 def prepare_teachers(
     experiment: Experiment, data: Data, checkpoints: Mapping[str, Path]
 ) -> tuple[PreparedTeacher, ...]:
     """Load every teacher's weights from its checkpoint. Raises ConfigError naming the teacher."""
-    needs = joint_needs(experiment)
+    taps = {t.name: known_taps(t.arch, t.taps) for t in experiment.teachers}
+    student = known_taps(experiment.student.arch, experiment.student.taps)
+    asked = _joint(_needs(experiment, taps, student))
+    networks: dict[str, TappedModel] = {}
+    for teacher in experiment.teachers:
+        if teacher.name in asked:
+            network = _load(teacher, data, checkpoints[teacher.name])
+            networks[teacher.name] = network
+            shapes = _shapes(network, data)
+            taps[teacher.name] = {tap: shapes[tap] for tap in taps[teacher.name] if tap in shapes}
+    needs = _needs(experiment, taps, _student_taps(experiment, data) if networks else student)
     return tuple(
-        _prepare(teacher, experiment, data, checkpoints[teacher.name], needs[teacher.name])
+        _prepare(teacher, experiment, data, networks[teacher.name], taps[teacher.name], needs)
         for teacher in experiment.teachers
-        if teacher.name in needs
+        if teacher.name in networks
     )
+
+
+def _needs(experiment: Experiment, teachers: Mapping[str, Taps], student: Taps) -> list[Needs]:
+    """What each method needs of each teacher. Raises ConfigError naming the method."""
+    needs: list[Needs] = []
+    for method in experiment.methods:
+        try:
+            needs.append(method.needs(teachers, student))
+        except ValueError as error:
+            raise ConfigError(f"method '{method.name}': {error}") from None
+    return needs
+
+
+def _joint(needs: Sequence[Needs]) -> dict[str, frozenset[SignalSpec]]:
+    """What the methods together need of each teacher; a teacher that none needs is left out."""
+    joint: dict[str, frozenset[SignalSpec]] = {}
+    for of_method in needs:
+        for name, specs in of_method.items():
+            joint[name] = joint.get(name, frozenset()) | specs
+    return joint
+
+
+def _student_taps(experiment: Experiment, data: Data) -> Taps:
+    student = experiment.student
+    taps = known_taps(student.arch, student.taps)
+    with torch.random.fork_rng(devices=()):  # drawn to be measured only
+        network = _build(student.arch, student.options, data, taps=student.taps)
+    shapes = _shapes(network, data)
+    return {tap: shapes[tap] for tap in taps if tap in shapes}
+
+
+def _shapes(network: TappedModel, data: Data) -> dict[str, tuple[int, ...]]:
+    return feature_shapes(network, *_image_shape(data))
+
+
+def _image_shape(data: Data) -> tuple[int, int]:
+    """Channels, and pixels a side."""
+    return data.train.images.shape[1], data.train.images.shape[-1]
+
+
+def _build(
+    arch: str, options: Mapping[str, Any], data: Data, *, taps: Sequence[str]
+) -> TappedModel:
+    channels, size = _image_shape(data)
+    return build_model(
+        arch,
+        num_classes=data.num_classes,
+        in_channels=channels,
+        image_size=size,
+        options=options,
+        taps=taps,
+    )
+
+
+def _load(teacher: Teacher, data: Data, checkpoint: Path) -> TappedModel:
+    try:
+        network = _build(teacher.arch, teacher.options, data, taps=teacher.taps)
+        load_weights(network, checkpoint)
+    except ValueError as error:
+        raise ConfigError(f"teacher '{teacher.name}': {error}") from None
+    return network
 
 
 def _prepare(
     teacher: Teacher,
     experiment: Experiment,
     data: Data,
-    checkpoint: Path,
-    specs: frozenset[SignalSpec],
+    network: TappedModel,
+    known: Taps,
+    needs: Sequence[Needs],
 ) -> PreparedTeacher:
     from safetensors.torch import save
 
-    channels, size = data.train.images.shape[1], data.train.images.shape[-1]
+    specs = _joint(needs)[teacher.name]
+    channels, size = _image_shape(data)
     taps = tuple(sorted({spec.tap for spec in specs} - {LOGITS}))
-    network = build_model(
-        teacher.arch,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=size,
-        options=teacher.options,
-        taps=taps,
-    )
-    try:
-        load_weights(network, checkpoint)
-    except ValueError as error:
-        raise ConfigError(f"teacher '{teacher.name}': {error}") from None
-    shapes = feature_shapes(network, in_channels=channels, image_size=size)
+    shapes = _shapes(network, data)
     mean, std = (
         (teacher.normalization.mean, teacher.normalization.std)
         if teacher.normalization
@@ -132,21 +188,55 @@ def _prepare(
     recording = Recording(teacher.name, store_root(experiment), identity, signals)
     placement = Placement(teacher.actors, teacher.cpus, teacher.gpus)
     serving = Serving(recording, recipe, placement)
-    return PreparedTeacher(serving, sum(p.numel() for p in network.parameters()))
+    asked = zip(experiment.methods, needs, strict=True)
+    reads = any(method.reads_classifiers and teacher.name in of for method, of in asked)
+    return PreparedTeacher(
+        serving,
+        parameters=sum(p.numel() for p in network.parameters()),
+        needs=tuple(of_method.get(teacher.name) for of_method in needs),
+        taps=known,
+        classifier=_classifier(teacher, network, known, data) if reads else None,
+    )
+
+
+def _classifier(teacher: Teacher, network: TappedModel, taps: Taps, data: Data) -> Classifier:
+    """The last layer, held against the network itself: it must read its last map's mean.
+
+    Raises ConfigError where it does not: on projected features it would answer nonsense.
+    """
+    try:
+        linear = network.classifier
+    except ValueError as error:
+        raise ConfigError(f"teacher '{teacher.name}': {error}") from None
+    last = maps_of(taps, network=f"teacher '{teacher.name}'")[-1]
+    channels, size = _image_shape(data)
+    noise = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    with evaluating(network):
+        output = network(noise)
+        pooled = output.features[last].mean((2, 3))
+        fits = pooled.shape[1] == linear.in_features
+        if not fits or not torch.allclose(linear(pooled), output.logits, rtol=1e-3, atol=1e-3):
+            raise ConfigError(
+                f"teacher '{teacher.name}' ({teacher.arch}): its classifier does not read the mean "
+                f"of its last map '{last}', as the method needs; end its taps with the map "
+                "before global pooling, or take a teacher that has one"
+            )
+    bias = None if linear.bias is None else linear.bias.detach().numpy()  # pyright: ignore[reportUnnecessaryComparison]
+    return Classifier(linear.weight.detach().numpy(), bias)
 
 
 def method_recordings(
     experiment: Experiment, method: MethodConfig, prepared: Sequence[PreparedTeacher]
 ) -> tuple[tuple[Recording, ...], tuple[TeacherRecipe, ...]]:
     """The recordings and recipes that one method reads: its own signals alone."""
-    names = tuple(teacher.name for teacher in experiment.teachers)
-    needs = method.needs(names, taps_of(experiment.student.arch) or ())
+    position = experiment.methods.index(method)
     recordings: list[Recording] = []
     recipes: list[TeacherRecipe] = []
     for teacher in prepared:
-        if teacher.name in needs:
+        specs = teacher.needs[position]
+        if specs is not None:
             whole = teacher.serving.recording
-            signals = tuple(s for s in whole.signals if s.spec in needs[teacher.name])
+            signals = tuple(s for s in whole.signals if s.spec in specs)
             recordings.append(Recording(whole.teacher, whole.root, whole.identity, signals))
             recipes.append(teacher.serving.recipe)
     return tuple(recordings), tuple(recipes)

@@ -19,7 +19,8 @@ from distill.learners import LEARNERS, Compute, Learner
 from distill.models import build_model
 from distill.models.base import Normalized, feature_shapes
 from distill.parallel import Workers
-from distill.signals import LossReport, SignalShapes, SignalSource
+from distill.signals import LOGITS, LossReport, SignalShapes, SignalSource
+from distill.taps import known_taps
 from orchestrator.runs import RunFolder
 from orchestrator.sources import CachedSource, LocalSource, NoSource, ServedSource
 from orchestrator.students import EpochEvent, Event, StartEvent, StudentJob
@@ -93,14 +94,25 @@ def build_learner(job: StudentJob, data: Data, compute: Compute) -> Learner:
         in_channels=channels,
         image_size=size,
         options=experiment.student.options,
+        taps=experiment.student.taps,
     )
+    known = known_taps(experiment.student.arch, experiment.student.taps)
+    student_shapes = feature_shapes(network, in_channels=channels, image_size=size)
     shapes = SignalShapes(
         num_classes=data.num_classes,
         batch_size=experiment.schedule.batch_size // compute.workers.size,
-        student=feature_shapes(network, in_channels=channels, image_size=size),
+        student={tap: shape for tap, shape in student_shapes.items() if tap in (LOGITS, *known)},
         teachers={
             recording.teacher: {signal.spec: signal.shape for signal in recording.signals}
             for recording in job.recordings
+        },
+        taps=job.taps,
+        classifiers={
+            name: (
+                torch.tensor(classifier.weight),
+                None if classifier.bias is None else torch.tensor(classifier.bias),
+            )
+            for name, classifier in job.classifiers.items()
         },
     )
     if job.normalization:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, final
 from distill.config import Experiment, Normalization
 from distill.config import Workers as WorkersConfig
 from distill.methods import MethodConfig
+from distill.signals import Taps
 from orchestrator.recording import Recording
 from orchestrator.runs import RunFolder
 from orchestrator.teachers import InputPlan, TeacherRecipe
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from distill.parallel import Workers
@@ -36,6 +38,15 @@ class TeacherFacts:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Classifier:
+    """A teacher's last layer: weight [C, c], and bias [C] if it has one."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StudentJob:
     """One run: a student, a method, a seed, and the records it learns from."""
 
@@ -49,6 +60,10 @@ class StudentJob:
     facts: Mapping[str, TeacherFacts]
     signal_bytes: int
     title: str
+    taps: Mapping[str, Taps] = field(default_factory=dict)  # of the same teachers, all
+    classifiers: Mapping[str, Classifier] = field(
+        default_factory=dict
+    )  # where the method reads them
     actors: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # live ones, by identity key
     normalization: Normalization | None = None  # default: the data's own
 

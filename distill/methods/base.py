@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
@@ -14,6 +15,7 @@ from distill.signals import (
     Progress,
     SignalShapes,
     SignalSpec,
+    Taps,
     TeacherName,
     TeacherSignals,
 )
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor, nn
 
-LearnerName = Literal["standard"]
+LearnerName = Literal["standard", "bilevel", "adaptive_teacher"]
 Needs = Mapping[TeacherName, frozenset[SignalSpec]]
 
 
@@ -52,12 +54,57 @@ class Method(ABC):
         """What is evaluated and exported: most often the student itself."""
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class MetaSettings:
+    """How the weights of a ``BilevelMethod`` learn."""
+
+    every: int  # student steps a meta step
+    batch_size: int  # views of a meta step, from each worker's buffer
+    buffer_size: int  # views that a worker keeps
+    lr: float  # of Adam
+    weight_decay: float
+
+
+class BilevelMethod(Method, ABC):
+    """A method some of whose parts learn from what the student becomes under them.
+
+    ``adapters`` are trained with the student, by the gradient of ``loss``; ``weights`` apart from
+    it, by the derivative through virtual steps down ``matching``. Both lie in ``parts``.
+    """
+
+    adapters: nn.Module
+    weights: nn.Module
+    meta: MetaSettings
+
+    @abstractmethod
+    def matching(self, student: ModelOutput, teachers: TeacherSignals) -> Tensor:
+        """The part of the loss that ``weights`` weight, a scalar, differentiable by them."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What of an experiment a method may lay down conditions for."""
+
+    optimizer: str
+    batch_size: int  # global
+    num_workers: int
+    sync_batchnorm: bool
+
+
+# Of a configuration and the setting it would be trained in: what is wrong and how to mend it.
+Requirement = Callable[[Any, Setting], str | None]
+
+
 class MethodConfig(BaseModel, ABC):
     """A method's settings. Defaults are the published ones, each with its source."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     learner: ClassVar[LearnerName] = "standard"
+    requirements: ClassVar[tuple[Requirement, ...]] = ()
+    reads_classifiers: ClassVar[bool] = False  # the teachers' last layers, in SignalShapes
 
     @computed_field
     @property
@@ -66,8 +113,12 @@ class MethodConfig(BaseModel, ABC):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def needs(self, teachers: Sequence[TeacherName], student_taps: Sequence[str]) -> Needs:
-        """What to record: for each teacher that is used, its signals."""
+    def needs(self, teachers: Mapping[TeacherName, Taps], student: Taps) -> Needs:
+        """What to record: for each teacher that is used, its signals.
+
+        It is asked twice: before networks are built, when no tap's shape is known, and with all
+        shapes. The taps of both answers must be the same; the reductions may differ.
+        """
 
     @abstractmethod
     def build(self, shapes: SignalShapes) -> Method:

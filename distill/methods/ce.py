@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
 from distill.methods.base import Method, MethodConfig, Needs
-from distill.signals import LossReport, ModelOutput, Progress, SignalShapes, TeacherSignals
+from distill.signals import (
+    LossReport,
+    ModelOutput,
+    Progress,
+    SignalShapes,
+    Taps,
+    TeacherName,
+    TeacherSignals,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
 class Config(MethodConfig):
     """No settings."""
 
-    def needs(self, teachers: Sequence[str], student_taps: Sequence[str]) -> Needs:
+    def needs(self, teachers: Mapping[TeacherName, Taps], student: Taps) -> Needs:
         return {}
 
     def build(self, shapes: SignalShapes) -> Method:

@@ -6,7 +6,7 @@ several teachers, every teacher's divergence counts alike, as in You et al., KDD
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
 from pydantic import Field
@@ -20,6 +20,8 @@ from distill.signals import (
     Progress,
     SignalShapes,
     SignalSpec,
+    Taps,
+    TeacherName,
     TeacherSignals,
 )
 
@@ -37,7 +39,7 @@ class Config(MethodConfig):
     ce_weight: float = Field(default=1.0, ge=0)
     kd_weight: float = Field(default=1.0, ge=0)
 
-    def needs(self, teachers: Sequence[str], student_taps: Sequence[str]) -> Needs:
+    def needs(self, teachers: Mapping[TeacherName, Taps], student: Taps) -> Needs:
         return {teacher: frozenset({SignalSpec(LOGITS)}) for teacher in teachers}
 
     def build(self, shapes: SignalShapes) -> Method:
