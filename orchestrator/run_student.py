@@ -207,7 +207,8 @@ class _Filing:
         if is_best:
             self.best, self.best_epoch = accuracy, epoch
         if self.is_writer:
-            self.tracker.on_epoch(epoch, row)
+            steps = self.task.plan.steps_per_epoch
+            self.tracker.on_epoch(epoch, row, step=(epoch + 1) * steps)
             self._save(learner, ["best", "last"] if is_best else ["last"])
             self.on_event(EpochEvent(self.job.title, epoch + 1, row))
         self.barrier(row)

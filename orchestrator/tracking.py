@@ -28,9 +28,8 @@ class RunTracker:
 
         self._run = run
         self._config = config
-        self._epoch_end = _last_step(run, start_epoch)  # the last step of the last epoch kept
-        self._step = self._epoch_end
-        self._writer = SummaryWriter(str(run.path), purge_step=self._epoch_end + 1)
+        self._step = _last_step(run, start_epoch)  # the last step of the last epoch kept
+        self._writer = SummaryWriter(str(run.path), purge_step=self._step + 1)
 
     def on_step(self, global_step: int, terms: Mapping[str, float], lr: float) -> None:
         """Record one optimiser step, counted over the whole run; some may be left out."""
@@ -40,18 +39,16 @@ class RunTracker:
         self._writer.add_scalar("step/loss/total", sum(terms.values()), global_step)
         self._writer.add_scalar("step/learning_rate", lr, global_step)
 
-    def on_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Record one epoch, counted from 0: every value of ``row``, under its own name.
+    def on_epoch(self, epoch: int, row: Mapping[str, float], *, step: int) -> None:
+        """Record one epoch, counted from 0, that ended at a global step: every value of ``row``.
 
-        The metrics table gains the row, ``epoch`` and ``global_step``, the last step reported.
+        The metrics table gains the row, ``epoch`` and ``global_step``.
         """
-        # An epoch none of whose steps was reported still gets a place of its own on the axis.
-        self._step = max(self._step, self._epoch_end + 1)
-        self._epoch_end = self._step
+        self._step = step
         for name, value in {**row, "epoch": epoch}.items():
-            self._writer.add_scalar(name, value, self._step)
+            self._writer.add_scalar(name, value, step)
         self._writer.flush()
-        self._run.append_metrics({"epoch": epoch, "global_step": self._step, **row})
+        self._run.append_metrics({"epoch": epoch, "global_step": step, **row})
 
     def on_histogram(self, name: str, values: np.ndarray) -> None:
         """Record the distribution of ``values``, of any shape, as of the latest step."""
@@ -87,7 +84,7 @@ def _last_step(run: RunFolder, start_epoch: int) -> int:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """``config`` as dotted paths to scalars: ``teachers.0.name``. None reads "none"."""
+    """``config`` as dotted paths to scalars: ``teachers.0.name``. What is None is left out."""
     flat: dict[str, bool | int | float | str] = {}
     for name, value in config.items():
         path = f"{prefix}{name}"
@@ -97,6 +94,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int
             flat |= flatten({str(place): item for place, item in enumerate(value)}, f"{path}.")
         elif isinstance(value, bool | int | float | str):
             flat[path] = value
-        else:
-            flat[path] = str(value).lower() if value is None else str(value)
+        elif value is not None:
+            flat[path] = str(value)
     return flat
