@@ -121,6 +121,11 @@ def test_preflight_says_what_the_data_are_like(data: Path) -> None:
             "2 or less, or RAY_ADDRESS to a cluster's address",
         ),
         (
+            {"workers": {"count": 2, "cpus": 1.5}},
+            "workers.count: 2 workers of 1.5 CPUs need 3, this machine has 2; set workers.count "
+            "to 1 or less",
+        ),
+        (
             {"workers": {"cpus": 2.5}},
             "workers.cpus: a worker of 2.5 CPUs does not fit on this machine, which has 2; set it "
             "to 2 or less",
