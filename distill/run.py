@@ -1,4 +1,4 @@
-"""The one command: train · show · compare. Without arguments it runs the shipped demo."""
+"""The one command: train · cache · verify · show · compare. Without arguments: train demo."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     # Run as a file: the folder of this file is on sys.path, the one above it is what we need.
@@ -15,6 +16,9 @@ if __name__ == "__main__":
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 from distill import __version__
+
+if TYPE_CHECKING:
+    from distill.config import Experiment
 
 DEMO = "demo"
 
@@ -44,13 +48,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tutelage {__version__}")
     parser.set_defaults(run=_train, experiment=DEMO, set=[])
     commands = parser.add_subparsers(title="subcommands", metavar="")
+    added: dict[str, argparse.ArgumentParser] = {}
     for name, function, text in (
         ("train", _train, "train an experiment's students and compare them"),
+        ("cache", _cache, "record an experiment's signals ahead of time; list and remove records"),
+        ("verify", _verify, "check an experiment's records, and a sample against its teachers"),
         ("show", _show, "print an experiment's resolved configuration"),
     ):
-        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        added[name] = command = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + "."
+        )
         command.set_defaults(run=function)
-        command.add_argument("experiment", help="a shipped experiment's name, or a YAML file")
+        command.add_argument(
+            "experiment",
+            nargs="?" if name == "cache" else None,
+            default=None,
+            help="a shipped experiment's name, or a YAML file",
+        )
         command.add_argument(
             "-s",
             "--set",
@@ -59,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
             metavar="a.b=value",
             help="override a field, as in -s schedule.epochs=3 -s 'seeds=[0,1]'",
         )
+    _add_cache_options(added["cache"])
+    added["verify"].add_argument(
+        "--samples",
+        type=int,
+        default=256,
+        metavar="N",
+        help="samples of each teacher (default: 256)",
+    )
     compare = commands.add_parser("compare", help="compare finished runs")
     compare.set_defaults(run=_compare)
     compare.add_argument("runs", nargs="*", type=Path, help="folders of runs (default: runs)")
@@ -66,18 +88,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train(options: argparse.Namespace) -> int:
+def _add_cache_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--list", action="store_true", help="show the records that there are")
+    command.add_argument(
+        "--remove", nargs="+", metavar="KEY", help="delete records; a key's beginning will do"
+    )
+    command.add_argument(
+        "--root", type=Path, help="where --list and --remove look (default: the user's cache)"
+    )
+
+
+def _checked(options: argparse.Namespace) -> Experiment:
+    """The experiment, with every mistake found that can be before torch and Ray are imported."""
     from distill.loading import load_experiment
     from orchestrator.preflight import check, check_data
 
     experiment = load_experiment(options.experiment, options.set)
     check(experiment)
     check_data(experiment)
+    return experiment
+
+
+def _train(options: argparse.Namespace) -> int:
+    experiment = _checked(options)
 
     from orchestrator.display import Display
     from orchestrator.pipeline import run_experiment
-    from orchestrator.reporting import report
     from orchestrator.recording import RecordingError
+    from orchestrator.reporting import report
     from orchestrator.students import StudentError
 
     try:
@@ -88,6 +126,77 @@ def _train(options: argparse.Namespace) -> int:
         return 1
     report(experiment, outcome)
     return 1 if outcome.failures else 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from distill.loading import ConfigError
+
+    if (options.experiment is not None) + options.list + bool(options.remove) != 1:
+        raise ConfigError("cache: give either an EXPERIMENT, or --list, or --remove KEY")
+    if options.experiment is None:
+        return _look_after(options)
+    if options.root is not None:
+        raise ConfigError("--root: goes with --list and --remove; here set -s signals.root=FOLDER")
+
+    experiment = _checked(options)
+
+    from orchestrator.display import Display
+    from orchestrator.maintenance import record_ahead
+    from orchestrator.recording import RecordingError
+    from orchestrator.students import StudentError
+
+    try:
+        with Display() as display:
+            done = record_ahead(experiment, display)
+    except (StudentError, RecordingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    parts = f"{done.parts:,} parts recorded, {done.kept:,} kept"
+    print(f"signals: {parts}; {done.num_bytes:,} bytes in {done.root}")
+    return 0
+
+
+def _look_after(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from distill.loading import ConfigError
+    from orchestrator.inventory import list_recordings, remove, resolve_key
+    from orchestrator.listing import default_root, recordings_table
+
+    root: Path = options.root or default_root()
+    try:
+        if options.list:
+            Console().print(recordings_table(list_recordings(root), root=root))
+            return 0
+        for key in dict.fromkeys([resolve_key(root, text) for text in options.remove]):
+            print(f"{key}: removed, {remove(root, key):,} bytes freed", flush=True)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from distill.loading import ConfigError
+
+    if options.samples < 1:
+        raise ConfigError(f"--samples: {options.samples} is not a number of inputs; give 1 or more")
+    experiment = _checked(options)
+
+    from orchestrator.display import Display
+    from orchestrator.listing import print_verification
+    from orchestrator.maintenance import verify
+
+    try:
+        with Display() as display:
+            found = verify(experiment, display, num_samples=options.samples)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_verification(found)
+    return 0 if found.is_well else 1
 
 
 def _show(options: argparse.Namespace) -> int:

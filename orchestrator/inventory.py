@@ -21,7 +21,10 @@ from orchestrator.layout import (
     teacher_keys,
     tree_bytes,
 )
-from orchestrator.locks import RecordingLock
+from orchestrator.locks import LOCK_FILE, RecordingLock
+from orchestrator.retention import CONSUMERS, has_consumers
+
+MIN_PREFIX = 4  # digits of a key that stand for it
 
 
 @final
@@ -44,6 +47,7 @@ class RecordingSummary:
     identity: Identity
     columns: tuple[ColumnSummary, ...]
     num_bytes: int
+    last_used_s: float  # since the epoch: when somebody last recorded here, or began to read
 
 
 def list_recordings(root: Path) -> list[RecordingSummary]:
@@ -55,21 +59,41 @@ def list_recordings(root: Path) -> list[RecordingSummary]:
     return [_summary(root / key, identity) for key, identity in found if identity]
 
 
+def resolve_key(root: Path, text: str) -> str:
+    """The key that begins with ``text``, of at least 4 digits.
+
+    Raises ValueError, naming the keys there are, unless it is one alone.
+    """
+    keys = teacher_keys(root)
+    found = [key for key in keys if key.startswith(text)] if len(text) >= MIN_PREFIX else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"'{text}' begins {len(found)} keys in {root}: {', '.join(found)}")
+    if len(text) < MIN_PREFIX:
+        hint = f"; a key's beginning has at least {MIN_PREFIX} digits"
+    else:
+        likely = difflib.get_close_matches(text, keys, n=1, cutoff=0.5)
+        hint = f"; did you mean {likely[0]}?" if likely else ""
+    raise ValueError(
+        f"no recording '{text}' in {root}; there are: {', '.join(keys) or 'none'}{hint}"
+    )
+
+
 def remove(root: Path, key: str) -> int:
     """Delete a teacher's recordings; returns the bytes that were freed.
 
-    Raises ValueError naming the keys there are, and BlockingIOError while it is being recorded.
+    Raises ValueError naming the keys there are, and BlockingIOError while it is recorded or read.
     """
-    keys = teacher_keys(root)
-    if key not in keys:
-        likely = difflib.get_close_matches(key, keys, n=1)
-        hint = f"; did you mean {likely[0]}?" if likely else ""
-        raise ValueError(
-            f"no recording '{key}' in {root}; there are: {', '.join(keys) or 'none'}{hint}"
-        )
+    key = resolve_key(root, key)
     for leftover in root.glob(f"{REMOVED_PREFIX}*"):  # of a removal that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     with RecordingLock(root / key):
+        if has_consumers(root / key):
+            raise BlockingIOError(
+                f"{root / key}: a process reads its records here; wait until it has ended, "
+                "or end it"
+            )
         num_bytes = tree_bytes(root / key)
         remove_tree(root / key)
     return num_bytes
@@ -82,4 +106,9 @@ def _summary(folder: Path, identity: Identity) -> RecordingSummary:
         every = set(range(identity.num_parts))
         passes = tuple(p for p in passes_in(path) if parts_in(path, p) >= every)
         columns.append(ColumnSummary(spec, codec, passes, tree_bytes(path)))
-    return RecordingSummary(folder.name, identity, tuple(columns), tree_bytes(folder))
+    used_s = max(map(_changed_s, (folder, folder / LOCK_FILE, folder / CONSUMERS)))
+    return RecordingSummary(folder.name, identity, tuple(columns), tree_bytes(folder), used_s)
+
+
+def _changed_s(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0

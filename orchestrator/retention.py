@@ -9,11 +9,13 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from orchestrator.codecs import make_codec
-from orchestrator.recording import Recording
 from orchestrator.runs import write_atomically
+
+if TYPE_CHECKING:
+    from orchestrator.recording import Recording
 
 CONSUMERS = "consumers"
 
@@ -102,6 +104,11 @@ class Retention:
         text = json.dumps(self._demand.passes())
         for path in self._files.values():
             write_atomically(path, lambda draft: draft.write_text(text))
+
+
+def has_consumers(folder: Path) -> bool:
+    """Whether a live driver, this process included, reads a teacher's recordings."""
+    return any(_is_alive(lock) for lock in (folder / CONSUMERS).glob("*.lock"))
 
 
 def _needs_of_others(ours: Path) -> set[int]:
