@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -173,7 +175,8 @@ def _train_on_ray(
     relay = _Relay(board, on_event)
     relay.start()
     try:
-        trainer.fit()
+        with _interruptible():
+            trainer.fit()
     except TrainingFailedError as error:
         raise StudentError(_reason(error)) from error
     finally:
@@ -181,6 +184,22 @@ def _train_on_ray(
         ray.kill(board)
     if relay.error is not None:
         raise relay.error
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Make Ctrl-C a KeyboardInterrupt again; afterwards it is handled as it was before.
+
+    Ray Train takes it over for good, to stop its workers, and then leaves the whole program.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _reason(error: Exception) -> str:
