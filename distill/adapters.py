@@ -5,6 +5,7 @@ Legend: T teachers, B samples, C classes, c student channels, d teacher channels
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -12,11 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from distill.losses.feature import normalise_channels, pool_to_smaller
+from distill.signals import ModelOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from jaxtyping import Float
+    from jaxtyping import Float, UInt8
     from torch import Tensor
 
 
@@ -103,6 +105,70 @@ class BottleneckProjector(nn.Module):
         return self.layers(features)
 
 
+def frozen_classifier(weight: Float[Tensor, "C d"], bias: Float[Tensor, " C"] | None) -> nn.Linear:
+    """A teacher's last layer as it is: no gradient, no update."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear.requires_grad_(False)
+
+
+@final
+class SharedHeads(nn.Module):
+    """SimKD's way from the student's last map to logits: projectors, then teachers' classifiers.
+
+    ``sizes`` are the heights and widths that the student's map is pooled to, teacher by teacher,
+    where it is larger. Source: as ``BottleneckProjector``; several teachers are our reading.
+    """
+
+    def __init__(
+        self, projectors: nn.ModuleList, classifiers: nn.ModuleList, *, sizes: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.projectors = projectors
+        self.classifiers = classifiers
+        self.sizes = tuple(sizes)
+
+    def project(self, features: Float[Tensor, "B c h w"]) -> list[Float[Tensor, "B d p q"]]:
+        """The student's map as each teacher's, in their order."""
+        projected: list[Tensor] = []
+        for projector, size in zip(self.projectors, self.sizes, strict=True):
+            larger = size < features.shape[-1]
+            projected.append(
+                projector(F.adaptive_avg_pool2d(features, size) if larger else features)
+            )
+        return projected
+
+    def classify(self, projected: Sequence[Float[Tensor, "B d p q"]]) -> Float[Tensor, "B C"]:
+        """The logarithm of the classifiers' mean probabilities, which serves as logits."""
+        answers = [
+            F.log_softmax(classifier(features.mean((2, 3))), dim=-1)
+            for features, classifier in zip(projected, self.classifiers, strict=True)
+        ]
+        return torch.stack(answers).logsumexp(0) - math.log(len(answers))
+
+    def forward(self, features: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C"]:
+        return self.classify(self.project(features))
+
+
+@final
+class WithSharedHeads(nn.Module):
+    """A student whose logits are those of its shared heads; its own last layer is not used."""
+
+    def __init__(self, student: nn.Module, heads: SharedHeads, *, tap: str) -> None:
+        super().__init__()
+        self.student = student
+        self.heads = heads
+        self.tap = tap
+
+    def forward(self, images: UInt8[Tensor, "B c h w"]) -> ModelOutput:
+        """As ``Normalized``: images as they are stored."""
+        output: ModelOutput = self.student(images)
+        return ModelOutput(self.heads(output.features[self.tap]), output.features)
+
+
 def project_to_match(
     projector: Callable[[Tensor], Tensor],
     student: Float[Tensor, "B c h w"],
@@ -176,8 +242,11 @@ class TeacherScales(nn.Module):
 
     def forward(self, student: Float[Tensor, "B C"]) -> Float[Tensor, "T B C"]:
         """The student's logits as each teacher's divergence sees them."""
-        bounded: Tensor = _InwardClamp.apply(self.scales, self.lowest, self.highest)
-        return bounded[:, None, None] * student
+        return self.bounded()[:, None, None] * student
+
+    def bounded(self) -> Float[Tensor, " T"]:
+        """Every r_k within its bounds."""
+        return _InwardClamp.apply(self.scales, self.lowest, self.highest)
 
 
 class _InwardClamp(torch.autograd.Function):

@@ -50,15 +50,32 @@ class Workers:
                 tensor.copy_(piece.view_as(tensor))
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average gradients over workers; a parameter without one counts as zero."""
+        """Average gradients over workers; a parameter without one counts as zero.
+
+        Frozen ones stay without: even a gradient of zero lets weight decay and momentum move them.
+        """
         if self.size == 1:
             return
         gradients: list[Tensor] = []
         for parameter in parameters:
+            if not parameter.requires_grad:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
         self.average(gradients)
+
+    def gather(self, values: Tensor, *, device: torch.device) -> list[Tensor]:
+        """On rank 0 every worker's ``values``, of one shape, in order; elsewhere nothing.
+
+        They travel by way of ``device``, which the backend can read, and come back to their own.
+        """
+        if self.size == 1:
+            return [values]
+        sent = values.to(device).contiguous()
+        places = [torch.empty_like(sent) for _ in range(self.size)] if self.rank == 0 else None
+        torch.distributed.gather(sent, places)
+        return [place.to(values.device) for place in places or ()]
 
     def average_buffers(self, module: nn.Module) -> None:
         """Average BatchNorm's running statistics, so that every rank evaluates one model."""

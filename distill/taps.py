@@ -87,10 +87,16 @@ def stage_hints(
         if index >= len(names):
             raise ValueError(f"t{index}: there are {len(names)} teachers, t0 to t{len(names) - 1}")
         name = names[index]
-        theirs = stages_of(teachers[name], network=f"teacher '{name}'")
-        tap = theirs[math.ceil(stage * len(theirs) / len(stages)) - 1]
+        tap = counterpart(stage, teachers[name], student, network=f"teacher '{name}'")
         hints.append(_hint(student, stages[stage - 1], teachers, name, tap, form))
     return tuple(hints)
+
+
+def counterpart(stage: int, teacher: Taps, student: Taps, *, network: str) -> str:
+    """The teacher's tap that stands beside the student's stage, counted from 1."""
+    theirs = stages_of(teacher, network=network)
+    count = len(stages_of(student, network="the student"))
+    return theirs[math.ceil(stage * len(theirs) / count) - 1]
 
 
 def stages_of(taps: Taps, *, network: str) -> tuple[str, ...]:
@@ -103,6 +109,12 @@ def every_group(teachers: Mapping[TeacherName, Taps], student: Taps) -> list[tup
     """Every stage of the student with every teacher."""
     count = len(stages_of(student, network="the student"))
     return [(stage, index) for stage in range(1, count + 1) for index in range(len(teachers))]
+
+
+def turn_by_turn(teachers: Mapping[TeacherName, Taps], student: Taps) -> list[tuple[int, int]]:
+    """Every stage of the student with one teacher: the first with t0, the next with t1, …"""
+    count = len(stages_of(student, network="the student"))
+    return [(stage, (stage - 1) % len(teachers)) for stage in range(1, count + 1)]
 
 
 def parse_groups(text: str) -> list[tuple[int, int]]:
@@ -122,8 +134,19 @@ def parse_groups(text: str) -> list[tuple[int, int]]:
     return groups
 
 
-def pooled_spec(taps: Taps, *, network: str) -> SignalSpec:
-    """The vector that a network's classifier sees, or its last map's mean over positions."""
+def pooled_hints(teachers: Mapping[TeacherName, Taps], student: Taps) -> tuple[Hint, ...]:
+    """The vector that each network's classifier sees, or its last map's mean over positions.
+
+    Where the student has no such vector, the hint's tap is its last map.
+    """
+    tap = POOLED if POOLED in student else maps_of(student, network="the student")[-1]
+    return tuple(
+        Hint(tap, name, _pooled_spec(taps, network=f"teacher '{name}'"))
+        for name, taps in teachers.items()
+    )
+
+
+def _pooled_spec(taps: Taps, *, network: str) -> SignalSpec:
     if POOLED in taps:
         return SignalSpec(POOLED)
     return SignalSpec(maps_of(taps, network=network)[-1], "gap")

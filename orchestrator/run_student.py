@@ -232,7 +232,7 @@ class _Filing:
     def finish(self, data: Data) -> None:
         """Report test accuracy, once: of the last weights and of those best on validation."""
         last = self._test(data)
-        parameters = sum(p.numel() for p in self.learner.inference_model().parameters())
+        parameters = _count(self.learner.inference_model())
         best = last
         if self.best_epoch != self.task.schedule.epochs - 1:
             path = self.folder.checkpoint("best")
@@ -255,6 +255,7 @@ class _Filing:
             "seconds": self.seconds,
             "seconds_waiting": self.seconds_waiting,
             "parameters": parameters,
+            "parameters_added": parameters - _count(self.learner.student),
             "workers": self.task.workers.size,
             "teachers": {
                 name: {"accuracy": facts.accuracy, "parameters": facts.parameters}
@@ -274,3 +275,7 @@ class _Filing:
         task = self.task
         model = self.learner.inference_model()
         return evaluate(model, data.test, device=task.device, workers=task.workers)
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

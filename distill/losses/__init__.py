@@ -25,11 +25,13 @@ if TYPE_CHECKING:
         mixture_log_probs,
     )
     from distill.losses.feature import (
+        attention_distance,
         attention_map,
         mean_squared_error,
         normalise_channels,
         pool_to_smaller,
         pooled_logits,
+        pooled_vector,
     )
     from distill.losses.relation import (
         angle_loss,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "agreement_weights",
     "angle_loss",
+    "attention_distance",
     "attention_map",
     "blend_weights",
     "blended_logits",
@@ -63,6 +66,7 @@ __all__ = [
     "normalise_channels",
     "pool_to_smaller",
     "pooled_logits",
+    "pooled_vector",
     "probabilistic_transfer",
     "relational_loss",
     "similarity_preserving",
@@ -81,11 +85,13 @@ _HOMES = {
         "mixture_log_probs",
     ),
     "feature": (
+        "attention_distance",
         "attention_map",
         "mean_squared_error",
         "normalise_channels",
         "pool_to_smaller",
         "pooled_logits",
+        "pooled_vector",
     ),
     "relation": (
         "angle_loss",

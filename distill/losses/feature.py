@@ -5,6 +5,7 @@ Legend: B samples, c channels, h height, w width.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
@@ -60,6 +61,25 @@ def attention_map(features: Float[Tensor, "B c h w"], *, power: int = 2) -> Floa
     Source: Zagoruyko, Komodakis 2017 (arXiv 1612.03928), with F_mean of their published code.
     """
     return F.normalize(features.pow(power).mean(1).flatten(1), dim=1)
+
+
+def attention_distance(
+    student: Float[Tensor, "B c h w"], teacher: Float[Tensor, "B n"]
+) -> Float[Tensor, " B"]:
+    """A sample's mean squared difference of attention maps; the teacher's [B, N*N] comes as a map.
+
+    A larger map of the student is average-pooled to N×N. Teachers with larger maps must pool them
+    to the student's size before they take theirs. Raises ValueError where they did not.
+    """
+    side = math.isqrt(teacher.shape[1])
+    if side < student.shape[-1]:
+        student = F.adaptive_avg_pool2d(student, side)
+    return mean_squared_error(attention_map(student), teacher)
+
+
+def pooled_vector(features: Float[Tensor, "B c *hw"]) -> Float[Tensor, "B c"]:
+    """A map's mean over positions; a vector as it is."""
+    return features.mean((2, 3)) if features.ndim == 4 else features
 
 
 def pooled_logits(

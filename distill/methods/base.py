@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from distill.signals import (
     LossReport,
@@ -123,3 +123,32 @@ class MethodConfig(BaseModel, ABC):
     @abstractmethod
     def build(self, shapes: SignalShapes) -> Method:
         """Make the method, with trainable parts that fit ``shapes``."""
+
+
+class FeatureConfig(MethodConfig, ABC):
+    """What the methods share that add a loss on features to cross-entropy and distillation."""
+
+    # As ``kd``: the setting of the distillation benchmarks (Tian et al., ICLR 2020).
+    temperature: float = Field(default=4.0, gt=0)
+    ce_weight: float = Field(default=1.0, ge=0)
+    kd_weight: float = Field(default=1.0, ge=0)
+
+    def logits_of(self, teachers: Iterable[TeacherName]) -> Iterable[TeacherName]:
+        """The teachers whose logits are read: all, or none."""
+        return teachers if self.kd_weight else ()
+
+    def ce_and_kd(
+        self, student: ModelOutput, teachers: TeacherSignals, labels: Int[Tensor, " B"]
+    ) -> dict[str, Tensor]:
+        """The weighted terms beside the features' own: CE, and the mean of τ² KL over teachers."""
+        from torch.nn import functional as F
+
+        from distill import losses
+
+        terms = {"ce": self.ce_weight * F.cross_entropy(student.logits, labels)}
+        if self.kd_weight:
+            kl_TB = losses.kl_divergence(
+                student.logits, teachers.logits(), temperature=self.temperature
+            )
+            terms["kd"] = self.kd_weight * kl_TB.mean()
+        return terms
