@@ -25,6 +25,7 @@ from distill.reductions import reduced_shape
 from distill.signals import LossReport, SignalShapes, SignalSpec
 from orchestrator.preparation import PreparedTeacher, prepare_teachers
 from orchestrator.recording import Serving, missing_jobs
+from orchestrator.runs import RunFolder
 from orchestrator.teachers import InputPlan, RecordedSignal, Teacher
 
 CPU = torch.device("cpu")
@@ -131,6 +132,12 @@ class Diary:
 
     def losses(self) -> list[float]:
         return [row["loss/total"] for row in self.rows]
+
+
+def filed_weights(run: Path, name: str = "last") -> torch.Tensor:
+    """All weights and statistics of the student in a run folder's checkpoint, as one vector."""
+    state = torch.load(RunFolder(run).checkpoint(name), weights_only=True)
+    return torch.cat([v.double().flatten() for v in state["learner"]["student"].values()])
 
 
 def flat_weights(module: nn.Module) -> torch.Tensor:

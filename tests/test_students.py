@@ -25,7 +25,7 @@ from orchestrator.students import (
     StudentJob,
     train_students,
 )
-from tests.helpers import tiny
+from tests.helpers import filed_weights, tiny
 
 BARE = {"student.options": {"norm": "none"}}  # one worker's answer does not depend on another's
 
@@ -48,9 +48,8 @@ def train(jobs: list[StudentJob], on_event: Callable[[Event], None] | None = Non
     return events
 
 
-def weights(job: StudentJob, name: str = "last") -> torch.Tensor:
-    state = torch.load(RunFolder(job.folder).checkpoint(name), weights_only=True)
-    return torch.cat([v.double().flatten() for v in state["learner"]["student"].values()])
+def weights(job: StudentJob) -> torch.Tensor:
+    return filed_weights(job.folder)
 
 
 def epochs_of(job: StudentJob) -> list[int]:
