@@ -39,6 +39,7 @@ def unroll_sgd(
     momentum: float,
     weight_decay: float,
     nesterov: bool = False,
+    clip_norm: float | None = None,
 ) -> Unrolled:
     """Take one virtual SGD step on each of ``losses`` in turn, from copies of the parameters.
 
@@ -68,9 +69,19 @@ def unroll_sgd(
             materialize_grads=True,
         )
         seen.append(loss)
+        if clip_norm is not None:
+            grads = _clipped(grads, clip_norm)
         for (name, value), grad in zip(list(current.items()), grads, strict=True):
             decayed = grad + weight_decay * value
             moving[name] = momentum * moving[name] + decayed
             step = decayed + momentum * moving[name] if nesterov else moving[name]
             current[name] = value - lr * step
     return Unrolled(current, moving, tuple(seen))
+
+
+def _clipped(grads: Sequence[Tensor], clip_norm: float) -> list[Tensor]:
+    """As ``torch.nn.utils.clip_grad_norm_``, differentiable."""
+    norm = torch.stack([grad.square().sum() for grad in grads]).sum().sqrt()
+    factor = clip_norm / (norm + 1e-6)
+    # A branch, not a minimum: the root's infinite slope at zero must not meet a factor of 0.
+    return [grad * factor for grad in grads] if factor < 1 else [*grads]

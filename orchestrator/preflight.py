@@ -13,6 +13,7 @@ from distill.config import AUTO, EMBEDDED, Experiment, Teacher
 from distill.datasets import Data, DataInfo, describe, load_data
 from distill.loading import ConfigError
 from distill.methods import MethodConfig
+from distill.methods.base import Setting
 from distill.models.catalog import check_options, suggest, taps_of
 from distill.models.inspection import inspect_checkpoint
 from distill.signals import LOGITS, SignalSpec, iterate_specs
@@ -142,12 +143,25 @@ def _options(arch: str, options: dict[str, object], field: str) -> list[str]:
 
 
 def _needs(experiment: Experiment) -> list[str]:
-    """Taps that a method asks for and a teacher or the student does not have."""
+    """Taps that a method asks for and nobody has, and settings that it cannot be trained in."""
     fields = [f"baselines[{i}]" for i in range(len(experiment.baselines))] + ["method"]
     problems: list[str] = []
     for field, method in zip(fields, experiment.methods, strict=True):
-        problems += [f"{field}: {text}" for text in _unmet(method, experiment)]
+        found = _unmet(method, experiment) + _requirements(method, experiment)
+        problems += [f"{field}: {text}" for text in found]
     return problems
+
+
+def _requirements(method: MethodConfig, experiment: Experiment) -> list[str]:
+    """What a method asks of optimizer, batch and workers, and does not find."""
+    setting = Setting(
+        optimizer=experiment.optimizer.name,
+        batch_size=experiment.schedule.batch_size,
+        num_workers=max(1, experiment.workers.count),
+        sync_batchnorm=experiment.workers.sync_batchnorm,
+    )
+    found = (requirement(method, setting) for requirement in method.requirements)
+    return [text for text in found if text]
 
 
 def _unmet(method: MethodConfig, experiment: Experiment) -> list[str]:

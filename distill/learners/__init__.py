@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from distill.learners.base import Compute, Learner, build_optimizer
+from distill.learners.bilevel import BilevelLearner
 from distill.learners.standard import StandardLearner
 
-__all__ = ["LEARNERS", "Compute", "Learner", "StandardLearner", "build_optimizer"]
+__all__ = ["LEARNERS", "BilevelLearner", "Compute", "Learner", "StandardLearner", "build_optimizer"]
 
 LEARNERS: Mapping[str, Callable[..., Learner]] = {
     "standard": StandardLearner,
+    "bilevel": BilevelLearner,
 }
