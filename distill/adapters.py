@@ -107,7 +107,8 @@ class BottleneckProjector(nn.Module):
 
 def frozen_classifier(weight: Float[Tensor, "C d"], bias: Float[Tensor, " C"] | None) -> nn.Linear:
     """A teacher's last layer as it is: no gradient, no update."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    num_classes, width = weight.shape
+    linear = nn.Linear(width, num_classes, bias=bias is not None, dtype=weight.dtype)
     with torch.no_grad():
         linear.weight.copy_(weight)
         if bias is not None:

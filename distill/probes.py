@@ -136,7 +136,7 @@ def _fit(
         value = F.cross_entropy(features @ weight + bias, labels)
         value = value + _DECAY * weight.square().sum()
         value.backward()
-        return float(value)
+        return value.item()
 
     optimizer.step(loss)
     return weight.detach(), bias.detach()

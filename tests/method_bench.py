@@ -78,7 +78,7 @@ class Bench:
         """The same batch with its teachers in another order."""
         return replace(self, teachers={n: self.teachers[n] for n in names})
 
-    def rows(self, rows: slice) -> Bench:
+    def rows(self, rows: slice | Tensor) -> Bench:
         """Some of the batch's samples."""
         teachers = {name: _rows(output, rows) for name, output in self.teachers.items()}
         return replace(
@@ -162,6 +162,6 @@ def _shapes(output: ModelOutput) -> dict[str, tuple[int, ...]]:
     return {**features, LOGITS: tuple(output.logits.shape[1:])}
 
 
-def _rows(output: ModelOutput, rows: slice) -> ModelOutput:
+def _rows(output: ModelOutput, rows: slice | Tensor) -> ModelOutput:
     features = {tap: value[rows] for tap, value in output.features.items()}
     return ModelOutput(output.logits[rows], features)
