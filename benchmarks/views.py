@@ -7,27 +7,12 @@ RandomHorizontalFlip on each image, as tensors and as PIL images, stacked to a b
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from benchmarks.common import Results, arguments, interleaved, median, median_ratio, report, seconds
 from distill.views import CropFlip, RandomAugment, epoch_order, pass_views
-
-
-def median_us(call: Callable[[], object], *, num_items: int, num_repeats: int) -> float:
-    """Median microseconds an item over ``num_repeats`` calls, after one call to warm up."""
-    call()
-    seconds: list[float] = []
-    for _ in range(num_repeats):
-        begin = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds) / num_items * 1e6
 
 
 def torchvision_calls(images: np.ndarray) -> dict[str, Callable[[], object]]:
@@ -48,47 +33,42 @@ def torchvision_calls(images: np.ndarray) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(*, batch_size: int, num_samples: int, num_repeats: int) -> dict[str, float]:
+def measure(*, batch_size: int, num_samples: int, num_rounds: int) -> Results:
     """Microseconds an image (or sample) of everything, and torchvision's over ``crop_flip``'s."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch_size, 3, 32, 32), dtype=np.uint8)
     indices = np.arange(num_samples)
-    calls: dict[str, Callable[[], object]] = {}
+    calls: dict[str, tuple[Callable[[], object], int]] = {}
     for space in (CropFlip(), RandomAugment(num_views=1000)):
         views = generator.integers(0, space.num_views, batch_size)
-        calls[space.kind] = lambda space=space, views=views: space.render(images, views)
-    calls |= torchvision_calls(images)
-    results = {
-        f"{name}_us": median_us(call, num_items=batch_size, num_repeats=num_repeats)
-        for name, call in calls.items()
-    }
-    plans: dict[str, Callable[[], object]] = {
-        "pass_views": lambda: pass_views(indices, pass_index=3, num_views=162, seed=0),
-        "epoch_order": lambda: epoch_order(num_samples, seed=0, epoch=3),
-    }
-    for name, call in plans.items():
-        cost = median_us(call, num_items=num_samples, num_repeats=num_repeats)
-        results[f"{name}_us"] = cost
+        calls[space.kind] = lambda s=space, v=views: s.render(images, v), batch_size
+    for name, call in torchvision_calls(images).items():
+        calls[name] = call, batch_size
+    calls["pass_views"] = (
+        lambda: pass_views(indices, pass_index=3, num_views=162, seed=0),
+        num_samples,
+    )
+    calls["epoch_order"] = lambda: epoch_order(num_samples, seed=0, epoch=3), num_samples
+    rounds = interleaved(
+        {n: lambda c=call, k=count: seconds(c) / k * 1e6 for n, (call, count) in calls.items()},
+        num_rounds=num_rounds,
+    )
+    results = Results()
+    for name in calls:
+        results.add(f"{name}_us", median(rounds, name), "an image (or sample)")
     for name in ("torchvision_tensor", "torchvision_pil"):
-        results[f"{name}_over_crop_flip"] = results[f"{name}_us"] / results["crop_flip_us"]
+        results.add(f"{name}_over_crop_flip", median_ratio(rounds, name, "crop_flip"))
     return results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats and samples")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    arguments = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments(__doc__).parse_args(argv)
     results = measure(
-        batch_size=128 if arguments.quick else 512,
-        num_samples=10_000 if arguments.quick else 50_000,
-        num_repeats=5 if arguments.quick else 21,
+        batch_size=128 if options.quick else 512,
+        num_samples=10_000 if options.quick else 50_000,
+        num_rounds=5 if options.quick else 21,
     )
-    for name, value in results.items():
-        unit = "times" if name.endswith("_over_crop_flip") else "µs an image (or sample)"
-        print(f"{name:36} {value:10.2f} {unit}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    report("Rendering views", results, json_file=options.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+"""How much of a teacher's bare speed its recording keeps, and what a second actor adds.
+
+``python -m benchmarks.recording [--quick] [--json FILE]`` records pass after pass through the
+product's own recorder and actors, one thread an actor, and takes turns with a bare loop: the same
+forward passes on images rendered beforehand, in this process, without Ray and without writing.
+Actors stand before the clock starts: how long Ray and they take to start is a line of its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from benchmarks.common import (
+    Results,
+    Rounds,
+    Target,
+    arguments,
+    interleaved,
+    median,
+    median_ratio,
+    report,
+    seconds,
+)
+from benchmarks.workbench import Bench, make_bench
+from distill.methods.kd import Config as KDConfig
+from distill.views import pass_views
+from orchestrator.fleet import Fleet, Placement
+from orchestrator.recording import Recorder, RecordingReport, Serving
+from orchestrator.session import ray_session
+from orchestrator.teachers import Teacher
+
+TARGETS = {
+    "recording_over_bare": Target("at least", 0.92),
+    "two_actors_speedup": Target("at least", 1.7),
+}
+
+
+@final
+class Turns:
+    """Lets a recorder go a few passes at a time, and takes the time of each turn."""
+
+    def __init__(self, images_per_pass: int, *, passes_per_turn: int) -> None:
+        self._per_turn = passes_per_turn
+        self._images_per_turn = images_per_pass * passes_per_turn
+        self._num_turns = 0
+        self._began_s = self._ended_s = 0.0
+        self._ended = threading.Event()
+
+    def may_record(self, pass_index: int) -> bool:
+        """Asked by the recorder before it dispatches a part."""
+        if pass_index >= self._num_turns * self._per_turn:
+            return False
+        self._began_s = self._began_s or time.perf_counter()
+        return True
+
+    def on_wait(self, holder: str) -> None:
+        raise RuntimeError(f"the benchmark's own records are locked by {holder}")
+
+    def on_start(self, report: RecordingReport) -> None: ...
+
+    def on_part(self, report: RecordingReport) -> None:
+        if report.images >= self._num_turns * self._images_per_turn:
+            self._ended_s = time.perf_counter()
+            self._ended.set()
+
+    def take(self, recorder: Recorder) -> float:
+        """Images/s of the next turn, from its first dispatch to its last part on disk."""
+        self._began_s = 0.0
+        self._ended.clear()
+        self._num_turns += 1
+        while not self._ended.wait(1.0):
+            if recorder.error is not None:
+                raise recorder.error
+        return self._images_per_turn / (self._ended_s - self._began_s)
+
+
+def bare_loop(bench: Bench, *, num_images: int) -> float:
+    """Images/s of the forward passes alone, in the teacher's own batches."""
+    import torch
+
+    serving = bench.servings[0]
+    teacher = Teacher(serving.recipe, bench.inputs, num_threads=1)
+    indices = np.arange(len(bench.data.train))
+    views = pass_views(indices, pass_index=0, num_views=bench.experiment.views.num_views, seed=0)
+    chunks = torch.from_numpy(teacher.images(indices, views)).split(serving.recipe.batch_size)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for _ in range(num_images // len(indices)):
+                for chunk in chunks:
+                    teacher.model(chunk)
+
+    return num_images / seconds(forward)
+
+
+def measure(bench: Bench, folder: Path, *, num_rounds: int, passes_per_turn: int) -> Results:
+    """Bare loop, one actor and two actors in turns. Takes over this machine's Ray session."""
+    num_images = len(bench.data.train) * passes_per_turn
+    passes = range(passes_per_turn * (num_rounds + 1))
+    results = Results()
+    with ExitStack() as stack:
+        began = time.perf_counter()
+        stack.enter_context(ray_session())
+        lanes: dict[str, tuple[Turns, Recorder]] = {}
+        for num_actors in (1, 2):
+            turns = Turns(len(bench.data.train), passes_per_turn=passes_per_turn)
+            fleet = stack.enter_context(Fleet(bench.inputs))
+            serving = _serving(bench.servings[0], folder / str(num_actors), num_actors)
+            recorder = Recorder([serving], fleet, passes, turns, may_record=turns.may_record)
+            recorder.start()
+            stack.callback(recorder.finish)
+            lanes[f"actors_{num_actors}"] = turns, recorder
+        for turns, recorder in lanes.values():
+            turns.take(recorder)
+        results.add("start_s", time.perf_counter() - began, "Ray, 3 actors and a first turn each")
+        rounds = interleaved(
+            {
+                "bare": lambda: bare_loop(bench, num_images=num_images),
+                **{
+                    name: partial(turns.take, recorder) for name, (turns, recorder) in lanes.items()
+                },
+            },
+            num_rounds=num_rounds,
+            warm_up=False,
+        )
+    _add_rates(results, rounds)
+    return results
+
+
+def _serving(serving: Serving, root: Path, num_actors: int) -> Serving:
+    """The same teacher, recorded elsewhere by so many actors of one thread each."""
+    recording = replace(serving.recording, root=str(root))
+    return replace(serving, recording=recording, placement=Placement(num_actors, 0.25, 0.0))
+
+
+def _add_rates(results: Results, rounds: Rounds) -> None:
+    for name in rounds:
+        results.add(f"{name}_images_per_s", median(rounds, name), "median")
+    results.add(
+        "recording_over_bare", median_ratio(rounds, "actors_1", "bare"), "images/s, one actor"
+    )
+    results.add("two_actors_speedup", median_ratio(rounds, "actors_2", "actors_1"), "images/s")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments(__doc__).parse_args(argv)
+    arch = "resnet8" if options.quick else "resnet20"
+    # The embedded images fill one part and a short one: two passes a turn share out evenly.
+    name, passes_per_turn = ("fashion_mnist_mini", 2) if options.quick else ("fashion_mnist", 1)
+    with tempfile.TemporaryDirectory(prefix="tutelage-") as folder:
+        bench = make_bench(Path(folder), {"name": name}, [arch], KDConfig())
+        results = measure(
+            bench,
+            Path(folder),
+            num_rounds=3 if options.quick else 5,
+            passes_per_turn=passes_per_turn,
+        )
+    report(f"Recording {arch}'s logits on {name}", results, targets=TARGETS, json_file=options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""A student's epoch by where its teachers' signals come from.
+
+``python -m benchmarks.signals [--quick] [--json FILE]`` trains whole epochs with the engine's own
+``fit``, one thread (a worker of one CPU), the same batches in every variant:
+
+- ``cached``: from the store, which is opened anew for every epoch, as a new pass would be;
+- ``free``: every batch's tensors made and kept in RAM before the clock starts;
+- ``local``: teachers in the training process, run for every batch;
+- ``served``: live actors answer, a few batches ahead;
+- ``none``: no teacher at all, by cross-entropy.
+
+Features are a 128x7x7 float16 map of each teacher, regressed on by FitNet's hint loss beside KD.
+With --quick the records are drawn numbers, and ``local`` and ``served`` train on the first samples
+alone; ratios are of images a second.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import final
+
+from benchmarks.common import (
+    Results,
+    Rounds,
+    Target,
+    arguments,
+    interleaved,
+    median,
+    median_ratio,
+    report,
+)
+from benchmarks.workbench import (
+    FULL_DATA,
+    QUICK_DATA,
+    Bench,
+    HintConfig,
+    Silent,
+    epoch_plan,
+    fill,
+    first_samples,
+    make_bench,
+)
+from distill.batches import BatchPlan
+from distill.config import Schedule
+from distill.engine import Fit, fit
+from distill.learners import Compute, Learner
+from distill.methods import MethodConfig
+from distill.methods.ce import Config as CEConfig
+from distill.methods.kd import Config as KDConfig
+from distill.parallel import ALONE
+from distill.signals import Batch, LossReport, SignalSource, TeacherSignals
+from orchestrator.fleet import Fleet
+from orchestrator.recording import Recorder
+from orchestrator.run_student import build_learner
+from orchestrator.session import ray_session
+from orchestrator.sources import CachedSource, LocalSource, NoSource, ServedSource
+from orchestrator.teachers import Teacher
+
+NUM_TEACHERS = (1, 2, 3, 5)
+FEW = 3  # teachers of every figure that names no number
+LOGIT_ARCHS = ("resnet20", "resnet14", "resnet8", "resnet14", "resnet8")
+FEATURE_ARCHS = ("wrn_16_2",) * FEW  # their last stage gives a map of 128x7x7
+
+TARGETS = {
+    "epoch_over_free_logits": Target("at most", 1.03),
+    "epoch_over_free_features": Target("at most", 1.08),
+    "local_over_cached_k3": Target("at least", 5),
+    "cached_growth_per_teacher": Target("at most", 1.03),
+}
+
+
+@final
+class FreeSource:
+    """Signals that cost nothing: the very tensors of each batch, gathered beforehand."""
+
+    seconds_waited = 0.0
+
+    def __init__(self, source: SignalSource, batches: Iterable[Batch]) -> None:
+        self._ready = {batch.indices.tobytes(): source.signals(batch) for batch in batches}
+
+    def prefetch(self, batch: Batch) -> None: ...
+
+    def signals(self, batch: Batch) -> TeacherSignals:
+        return self._ready[batch.indices.tobytes()]
+
+    def close(self) -> None: ...
+
+
+@final
+@dataclass
+class _Rate:
+    """An observer that keeps the epoch's images a second."""
+
+    images_per_s: float = 0.0
+
+    def on_step(self, step: int, report: LossReport, *, lr: float) -> None: ...
+
+    def on_epoch(
+        self,
+        epoch: int,  # noqa: ARG002
+        row: Mapping[str, float],
+        learner: Learner,  # noqa: ARG002
+    ) -> None:
+        self.images_per_s = row["throughput/images_per_s"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A student in training, and how to open the source of its signals."""
+
+    bench: Bench
+    plan: BatchPlan
+    learner: Learner
+    open_source: Callable[[], SignalSource]
+
+    def epoch(self) -> float:
+        """Images a second of one epoch; the source is opened and closed within it."""
+        rate = _Rate()
+        task = Fit(
+            plan=self.plan,
+            schedule=Schedule(epochs=1, batch_size=self.plan.batch_size),
+            lr=self.bench.experiment.optimizer.lr,
+            validation=first_samples(self.bench.data.validation, 0),
+            device=_cpu().device,
+        )
+        source = self.open_source()
+        try:
+            fit(task, self.learner, source, rate)
+        finally:
+            source.close()
+        return rate.images_per_s
+
+
+def _cpu() -> Compute:
+    import torch
+
+    return Compute(torch.device("cpu"))
+
+
+def variant(
+    bench: Bench,
+    method: MethodConfig,
+    open_source: Callable[[], SignalSource],
+    *,
+    num_samples: int | None = None,
+) -> Variant:
+    learner = build_learner(bench.job(method), bench.data, _cpu())
+    return Variant(bench, epoch_plan(bench, num_samples=num_samples), learner, open_source)
+
+
+def cached(bench: Bench, method: MethodConfig) -> Variant:
+    """From the store. The source maps a pass when its first batch is asked for."""
+    return variant(bench, method, partial(CachedSource, bench.recordings))
+
+
+def free(bench: Bench, method: MethodConfig) -> Variant:
+    """From tensors in RAM."""
+    store = CachedSource(bench.recordings)
+    source = FreeSource(store, epoch_plan(bench).batches(0, ALONE))
+    return variant(bench, method, lambda: source)
+
+
+def local(bench: Bench, method: MethodConfig, *, num_samples: int | None) -> Variant:
+    """From teachers in this process."""
+    teachers = {
+        serving.recording.teacher: (
+            Teacher(serving.recipe, bench.inputs),
+            tuple(signal.spec for signal in serving.recording.signals),
+        )
+        for serving in bench.servings
+    }
+    return variant(bench, method, lambda: LocalSource(teachers), num_samples=num_samples)
+
+
+def served(bench: Bench, method: MethodConfig, fleet: Fleet, *, num_samples: int | None) -> Variant:
+    """From one live actor a teacher."""
+    actors = {
+        serving.recording.key: fleet.actors(
+            serving.recording.key, serving.recipe, serving.placement
+        )
+        for serving in bench.servings
+    }
+    return variant(
+        bench, method, lambda: ServedSource(bench.recordings, actors), num_samples=num_samples
+    )
+
+
+def measure(
+    logits: Bench,
+    features: Bench,
+    fleet: Fleet,
+    *,
+    num_rounds: int,
+    num_live: int | None = None,
+) -> Results:
+    """Every variant in turns; both benches' first pass is recorded already."""
+    kd, hint = KDConfig(), HintConfig()
+    few = logits.first(FEW)
+    variants = {"none": variant(few, CEConfig(), NoSource), "free_logits": free(few, kd)}
+    for count in NUM_TEACHERS:
+        variants[f"cached_k{count}"] = cached(logits.first(count), kd)
+        variants[f"local_k{count}"] = local(logits.first(count), kd, num_samples=num_live)
+    variants["free_features"] = free(features, hint)
+    variants["cached_features"] = cached(features, hint)
+    variants["served"] = served(few, kd, fleet, num_samples=num_live)
+    rounds = interleaved({n: v.epoch for n, v in variants.items()}, num_rounds=num_rounds)
+    return summarise(rounds)
+
+
+def summarise(rounds: Rounds) -> Results:
+    """The issue's figures from images a second, and those images a second."""
+    results = Results()
+    for name in rounds:
+        results.add(f"{name}_images_per_s", median(rounds, name), "median")
+    for kind, ours in (("logits", f"cached_k{FEW}"), ("features", "cached_features")):
+        ratio = median_ratio(rounds, f"free_{kind}", ours)
+        results.add(f"epoch_over_free_{kind}", ratio, f"time, {FEW} teachers")
+    for count in NUM_TEACHERS:
+        ratio = median_ratio(rounds, f"cached_k{count}", f"local_k{count}")
+        results.add(f"local_over_cached_k{count}", ratio, "time")
+    first, last = NUM_TEACHERS[0], NUM_TEACHERS[-1]
+    growth = median_ratio(rounds, f"cached_k{first}", f"cached_k{last}") - 1
+    results.add(
+        "cached_growth_per_teacher",
+        1 + growth / (last - first),
+        f"time, each teacher from {first} to {last}",
+    )
+    results.add("cached_over_none", median_ratio(rounds, f"cached_k{FEW}", "none"), "images/s")
+    results.add("served_over_none", median_ratio(rounds, "served", "none"), "images/s")
+    return results
+
+
+def record(bench: Bench, fleet: Fleet) -> None:
+    """The first pass, by the teachers themselves."""
+    Recorder(bench.servings, fleet, [0], Silent()).run()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    import torch
+
+    options = arguments(__doc__).parse_args(argv)
+    torch.set_num_threads(1)
+    data = QUICK_DATA if options.quick else FULL_DATA
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tutelage-")))
+        logits = make_bench(folder / "logits", data, LOGIT_ARCHS, KDConfig())
+        features = make_bench(folder / "features", data, FEATURE_ARCHS, HintConfig())
+        stack.enter_context(ray_session())
+        fleet = stack.enter_context(Fleet(logits.inputs))
+        for bench in (logits, features):
+            if options.quick:
+                fill(bench)
+            else:
+                record(bench, fleet)
+        results = measure(
+            logits,
+            features,
+            fleet,
+            num_rounds=3 if options.quick else 5,
+            num_live=640 if options.quick else None,
+        )
+    report(f"A student's epoch on {data['name']}", results, targets=TARGETS, json_file=options.json)
+
+
+if __name__ == "__main__":
+    main()
