@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
     from torch import Tensor
 
+    from distill.models.base import Normalized
+
 TeacherName = str
 # A network's taps from the image to the classifier, each with the shape of one sample's feature;
 # None where it is not known yet: a configuration is checked before any network is built.
@@ -117,6 +119,8 @@ class SignalShapes:
     taps: Mapping[TeacherName, Taps] = field(default_factory=dict)  # of the same teachers, all
     # Weight [C, c] and bias [C], where the method reads classifiers.
     classifiers: Mapping[TeacherName, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    # The live networks, where teachers are resident; nothing of theirs is recorded.
+    residents: Mapping[TeacherName, Normalized] = field(default_factory=dict)
 
 
 @final

@@ -45,7 +45,8 @@ def unroll_sgd(
 
     A loss maps named parameters to a scalar. A parameter that it does not use has gradient 0, so
     that momentum and decay still move it; a missing momentum buffer is 0, as before SGD's first
-    step. Neither the given tensors nor their ``grad`` change.
+    step. ``clip_norm`` scales all gradients together down to that norm, as training does.
+    Neither the given tensors nor their ``grad`` change.
     Raises ValueError for Nesterov without momentum, and for a buffer that is no parameter's.
     Source: Sutskever et al. 2013 for the momenta; exact second order as in MAML (1703.03400).
     """

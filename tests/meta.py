@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from distill.config import SGD
 from distill.learners import BilevelLearner, Compute
+from distill.learners.bilevel import meta_gradient
+from distill.learners.hard_buffer import HardViews
 from distill.methods import config_class
 from distill.methods.mmkd import MMKD
 from distill.models import build_model
@@ -27,7 +30,6 @@ from distill.signals import (
     TeacherSignals,
 )
 from tests.golden.case import Case
-from tests.helpers import CPU
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC, MAP = SignalSpec(LOGITS), SignalSpec("stage3")
@@ -112,7 +114,7 @@ def make(
     workers: Workers = ALONE,
     **settings: Any,
 ) -> BilevelLearner:
-    compute = Compute(CPU, workers)
+    compute = Compute(torch.device("cpu"), workers)
     return BilevelLearner(student(norm), build(names, **settings), optimizer=sgd, compute=compute)
 
 
@@ -181,3 +183,37 @@ def golden_method(
 def golden_signals(teacher_logits: Tensor, features: list[Tensor]) -> TeacherSignals:
     pairs = zip(teacher_logits, features, strict=True)
     return TeacherSignals({f"t{k}": {SPEC: z, MAP: f} for k, (z, f) in enumerate(pairs)})
+
+
+def gradient_of(
+    learner: BilevelLearner, hard: HardViews, *, lr: float = 0.01
+) -> tuple[Tensor, Tensor]:
+    loss, grads = meta_gradient(
+        learner.student,
+        learner.method,
+        hard,
+        learner.optimizer,
+        settings=learner.settings,
+        lr=lr,
+    )
+    return loss, nn.utils.parameters_to_vector(grads)
+
+
+def work(rank: int) -> dict[str, Any]:
+    """As one of two workers: train on batches of its own, take a meta step, say what came of it."""
+    learner = make(workers=Workers(rank, 2), meta_every=4)
+    for step in range(4):
+        batch = replace(batch_of(seed=10 * step + rank), num_global=2 * WIDTH)
+        signals = answers(tuple(MAPS), WIDTH, seed=100 * step + rank)
+        learner.step(batch, signals, progress=Progress(0, step, 1, 4), lr=0.05)
+    hard = learner.buffer.draw(WIDTH, generator=torch.Generator().manual_seed(0))
+    _, alone = gradient_of(learner, hard, lr=0.05)
+    learner.meta_step(lr=0.05, generator=torch.Generator().manual_seed(0))
+    return {
+        "alone": alone,
+        "averaged": nn.utils.parameters_to_vector([weight.grad for weight in learner.weights]),
+        "weights": weights_of(learner),
+        "row": dict(learner.end_epoch()),
+        "buffer": learner.buffer.state_dict(),
+        "buffers": learner.state_dict()["buffers"],
+    }

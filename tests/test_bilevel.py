@@ -15,7 +15,6 @@ from distill.config import SGD
 from distill.datasets import load_data
 from distill.engine import Fit, fit
 from distill.learners import BilevelLearner
-from distill.learners.bilevel import meta_gradient
 from distill.learners.hard_buffer import HardViews
 from distill.parallel import Workers
 from distill.signals import (
@@ -33,6 +32,7 @@ from tests.meta import (
     answers,
     batch_of,
     draw,
+    gradient_of,
     make,
     same,
     snapshot,
@@ -61,20 +61,6 @@ def trained(sgd: SGD, *, norm: str = "batch") -> tuple[BilevelLearner, HardViews
         for name, values in views.signals.values.items()
     }
     return learner, replace(views, signals=TeacherSignals(doubled))
-
-
-def gradient_of(
-    learner: BilevelLearner, hard: HardViews, *, lr: float = 0.01
-) -> tuple[Tensor, Tensor]:
-    loss, grads = meta_gradient(
-        learner.student,
-        learner.method,
-        hard,
-        learner.optimizer,
-        settings=learner.settings,
-        lr=lr,
-    )
-    return loss, nn.utils.parameters_to_vector(grads)
 
 
 def blind_to_the_student(learner: BilevelLearner) -> None:
@@ -194,42 +180,6 @@ def test_a_run_that_was_killed_ends_as_an_unbroken_one(tmp_path: Path, epoch: in
     run(file, rest, start_epoch=epoch + 1, state=torch.load(stored, weights_only=True))
     assert same(rest.states[-1], whole.states[-1])
     assert rest.rows[-1]["meta/loss"] == whole.rows[-1]["meta/loss"]
-
-
-def worker(rank: int, address: str, results: str) -> None:
-    """One of two: trains on its own batches, takes a meta step, and writes down what came of it."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    learner = make(workers=Workers(rank, 2), meta_every=4)
-    for step in range(4):
-        batch = replace(batch_of(seed=10 * step + rank), num_global=2 * WIDTH)
-        signals = answers(tuple(MAPS), WIDTH, seed=100 * step + rank)
-        learner.step(batch, signals, progress=Progress(0, step, 1, 4), lr=0.05)
-    hard = learner.buffer.draw(WIDTH, generator=torch.Generator().manual_seed(0))
-    _, alone = gradient_of(learner, hard, lr=0.05)
-    learner.meta_step(lr=0.05, generator=torch.Generator().manual_seed(0))
-    result = {
-        "alone": alone,
-        "averaged": nn.utils.parameters_to_vector([weight.grad for weight in learner.weights]),
-        "weights": weights_of(learner),
-        "row": dict(learner.end_epoch()),
-        "buffer": learner.buffer.state_dict(),
-        "buffers": learner.state_dict()["buffers"],
-    }
-    torch.save(result, Path(results) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_workers_average_gradients_and_save_both_buffers(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(worker, (f"file://{tmp_path}/group", str(tmp_path)), nprocs=2)
-    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert not torch.allclose(one["alone"], two["alone"])
-    torch.testing.assert_close(one["averaged"], (one["alone"] + two["alone"]) / 2)
-    assert torch.equal(one["averaged"], two["averaged"])
-    assert torch.equal(one["weights"], two["weights"])
-    assert one["row"] == two["row"]
-    assert same(one["buffers"], [one["buffer"], two["buffer"]])
-    assert not same(one["buffer"], two["buffer"])
 
 
 def test_each_rank_resumes_with_its_own_buffer() -> None:

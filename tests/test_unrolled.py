@@ -53,6 +53,25 @@ def test_virtual_steps_are_those_of_torch_sgd(momentum: float, nesterov: bool) -
             torch.testing.assert_close(end.buffers[name], sgd.state[value]["momentum_buffer"])
 
 
+@pytest.mark.parametrize("clip_norm", [1e-3, 1.0, 1e3])
+def test_clipped_steps_are_those_of_torch(clip_norm: float) -> None:
+    psi, (values, _) = torch.linspace(-1, 1, 4, dtype=torch.float64), start()
+    real = {name: value.clone().requires_grad_() for name, value in values.items()}
+    loss_of(psi, real).backward()
+    torch.nn.utils.clip_grad_norm_([real["used"], real["also"]], clip_norm)
+    end = unroll_sgd(
+        [lambda parameters: loss_of(psi, parameters)],
+        values,
+        {},
+        lr=0.1,
+        momentum=0.0,
+        weight_decay=0.0,
+        clip_norm=clip_norm,
+    )
+    for name in ("used", "also"):
+        torch.testing.assert_close(values[name] - end.parameters[name], 0.1 * real[name].grad)
+
+
 @pytest.mark.parametrize(("momentum", "nesterov"), SGD)
 def test_meta_gradient_agrees_with_finite_differences(momentum: float, nesterov: bool) -> None:
     def meta_loss(psi: Tensor) -> Tensor:

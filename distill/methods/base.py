@@ -21,7 +21,7 @@ from distill.signals import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float, Int, UInt8
     from torch import Tensor, nn
 
 LearnerName = Literal["standard", "bilevel", "adaptive_teacher"]
@@ -82,6 +82,41 @@ class BilevelMethod(Method, ABC):
         """The part of the loss that ``weights`` weight, a scalar, differentiable by them."""
 
 
+class AdaptiveTeacherMethod(Method, ABC):
+    """A method that trains its teachers, too: they run in the worker, and lie in ``parts``.
+
+    The student's loss trains all of ``parts`` but ``classifiers``, the teachers' last layers; they
+    learn by ``classifier_loss`` alone, apart from the rest.
+    """
+
+    classifiers: nn.Module
+
+    @abstractmethod
+    def ask(self, images: UInt8[Tensor, "B c h w"]) -> TeacherSignals:
+        """The teachers' answers of now, differentiable by their weights."""
+
+    @abstractmethod
+    def distil(
+        self,
+        student: ModelOutput,
+        teachers: TeacherSignals,
+        labels: Int[Tensor, " B"],
+        *,
+        progress: Progress,
+    ) -> tuple[LossReport, Float[Tensor, "B C"]]:
+        """``loss``, and the logits of the ``inference_model`` for the same batch, detached."""
+
+    @abstractmethod
+    def classifier_loss(
+        self, images: UInt8[Tensor, "B c h w"], labels: Int[Tensor, " B"]
+    ) -> LossReport:
+        """What trains the classifiers, on a forward pass of its own; no gradient goes further."""
+
+    @abstractmethod
+    def drift(self) -> Mapping[TeacherName, float]:
+        """How far each teacher's weights have moved: ‖W − W⁰‖/‖W⁰‖."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -104,6 +139,7 @@ class MethodConfig(BaseModel, ABC):
 
     learner: ClassVar[LearnerName] = "standard"
     requirements: ClassVar[tuple[Requirement, ...]] = ()
+    resident: ClassVar[bool] = False  # its teachers live in the worker, in SignalShapes
     reads_classifiers: ClassVar[bool] = False  # the teachers' last layers, in SignalShapes
 
     @computed_field
