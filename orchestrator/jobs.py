@@ -25,8 +25,13 @@ def student_jobs(
         recordings, recipes = method_recordings(experiment, method, prepared)
         digest = _digest(experiment, method, recordings, data)
         used = {recording.teacher for recording in recordings}
+        # What moves with the student is not recorded; it comes along whole.
+        read = () if method.resident else recordings
+        in_worker = method.resident or experiment.signals.source == "local"
         teachers = [teacher for teacher in prepared if teacher.name in used]
         for seed in experiment.seeds:
+            twin = sum(other.name == method.name for other in experiment.methods) > 1
+            label = f"{method.name}-{digest}" if twin else method.name
             folder = RunFolder.at(
                 experiment.output.root,
                 experiment=experiment.name,
@@ -41,11 +46,11 @@ def student_jobs(
                     digest=digest,
                     seed=seed,
                     folder=folder.path.resolve(),
-                    recordings=recordings,
-                    recipes=recipes if experiment.signals.source == "local" else (),
+                    recordings=read,
+                    recipes=recipes if in_worker else (),
                     facts={teacher.name: facts(teacher, data) for teacher in prepared},
-                    signal_bytes=sum(_num_bytes(r, experiment.num_passes) for r in recordings),
-                    title=f"{method.name} seed {seed}",
+                    signal_bytes=sum(_num_bytes(r, experiment.num_passes) for r in read),
+                    title=f"{label} seed {seed}",
                     taps={teacher.name: teacher.taps for teacher in teachers},
                     classifiers={
                         teacher.name: teacher.classifier

@@ -153,6 +153,7 @@ def _train_on_ray(
     on_event: Callable[[Event], None],
 ) -> None:
     import ray
+    from ray.exceptions import RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -177,7 +178,7 @@ def _train_on_ray(
     try:
         with _interruptible():
             trainer.fit()
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayError) as error:
         raise StudentError(_reason(error)) from error
     finally:
         relay.finish()
