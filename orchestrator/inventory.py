@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -12,16 +13,16 @@ from distill.signals import SignalSpec
 from orchestrator.identity import Identity
 from orchestrator.layout import (
     REMOVED_PREFIX,
+    FileInfo,
     column_name,
-    columns_in,
-    parts_in,
-    passes_in,
-    read_identity,
-    remove_tree,
-    teacher_keys,
-    tree_bytes,
+    columns_named,
+    is_key,
+    num_bytes,
+    parts_named,
 )
-from orchestrator.locks import LOCK_FILE, RecordingLock
+from orchestrator.locks import LOCK_FILE
+from orchestrator.mirror import Mirror, place_of
+from orchestrator.places import Place
 from orchestrator.retention import CONSUMERS, has_consumers
 
 MIN_PREFIX = 4  # digits of a key that stand for it
@@ -50,21 +51,22 @@ class RecordingSummary:
     last_used_s: float  # since the epoch: when somebody last recorded here, or began to read
 
 
-def list_recordings(root: Path) -> list[RecordingSummary]:
+def list_recordings(root: Path | Mirror) -> list[RecordingSummary]:
     """Every teacher that ``root`` holds recordings of, by key; none if there is no such folder.
 
     Raises ValueError naming an ``identity.json`` that cannot be read.
     """
-    found = ((key, read_identity(root, key)) for key in teacher_keys(root))
-    return [_summary(root / key, identity) for key, identity in found if identity]
+    place = place_of(root)
+    found = ((key, place.identity(key), files) for key, files in _by_key(place).items())
+    return [_summary(place, key, identity, files) for key, identity, files in found if identity]
 
 
-def resolve_key(root: Path, text: str) -> str:
+def resolve_key(root: Path | Mirror, text: str) -> str:
     """The key that begins with ``text``, of at least 4 digits.
 
     Raises ValueError, naming the keys there are, unless it is one alone.
     """
-    keys = teacher_keys(root)
+    keys = list(_by_key(place_of(root)))
     found = [key for key in keys if key.startswith(text)] if len(text) >= MIN_PREFIX else []
     if len(found) == 1:
         return found[0]
@@ -80,34 +82,50 @@ def resolve_key(root: Path, text: str) -> str:
     )
 
 
-def remove(root: Path, key: str) -> int:
+def remove(root: Path | Mirror, key: str) -> int:
     """Delete a teacher's recordings; returns the bytes that were freed.
 
     Raises ValueError naming the keys there are, and BlockingIOError while it is recorded or read.
     """
-    key = resolve_key(root, key)
-    for leftover in root.glob(f"{REMOVED_PREFIX}*"):  # of a removal that was killed
+    place, key = place_of(root), resolve_key(root, key)
+    folder = place.root / key
+    for leftover in place.root.glob(f"{REMOVED_PREFIX}*"):  # of a removal that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    with RecordingLock(root / key):
-        if has_consumers(root / key):
+    with place.lock(key):
+        if has_consumers(folder):
             raise BlockingIOError(
-                f"{root / key}: a process reads its records here; wait until it has ended, "
-                "or end it"
+                f"{place.shown(folder)}: a process reads its records here; wait until it has "
+                "ended, or end it"
             )
-        num_bytes = tree_bytes(root / key)
-        remove_tree(root / key)
-    return num_bytes
+        freed = num_bytes(place.files(folder))
+        place.remove(folder)
+    return freed
 
 
-def _summary(folder: Path, identity: Identity) -> RecordingSummary:
+def _by_key(place: Place) -> dict[str, dict[str, FileInfo]]:
+    """A place's files by teacher, sorted, and then by name in the teacher's folder."""
+    found: dict[str, dict[str, FileInfo]] = {}
+    for name, info in sorted(place.files(place.root).items()):
+        key, _, rest = name.partition("/")
+        if rest and is_key(key):
+            found.setdefault(key, {})[rest] = info
+    return found
+
+
+def _summary(
+    place: Place, key: str, identity: Identity, files: Mapping[str, FileInfo]
+) -> RecordingSummary:
     columns: list[ColumnSummary] = []
-    for spec, codec in columns_in(folder):
-        path = folder / column_name(spec, codec)
+    for spec, codec in columns_named({name.split("/")[0] for name in files if "/" in name}):
+        prefix = f"{column_name(spec, codec)}/"
+        own = {n.removeprefix(prefix): info for n, info in files.items() if n.startswith(prefix)}
         every = set(range(identity.num_parts))
-        passes = tuple(p for p in passes_in(path) if parts_in(path, p) >= every)
-        columns.append(ColumnSummary(spec, codec, passes, tree_bytes(path)))
+        passes = (p for p, parts in parts_named(own).items() if parts >= every)
+        columns.append(ColumnSummary(spec, codec, tuple(sorted(passes)), num_bytes(own)))
+    folder = place.root / key
     used_s = max(map(_changed_s, (folder, folder / LOCK_FILE, folder / CONSUMERS)))
-    return RecordingSummary(folder.name, identity, tuple(columns), tree_bytes(folder), used_s)
+    used_s = max(used_s, *(info.changed_s for info in files.values()))
+    return RecordingSummary(key, identity, tuple(columns), num_bytes(files), used_s)
 
 
 def _changed_s(path: Path) -> float:

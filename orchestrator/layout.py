@@ -12,7 +12,9 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from distill.signals import SignalSpec
 from orchestrator.identity import KEY_LENGTH, Identity
@@ -51,15 +53,20 @@ def part_name(part_index: int) -> str:
     return f"part-{part_index:05d}.arrow"
 
 
-def teacher_keys(root: Path) -> list[str]:
-    """The keys of the teachers that ``root`` holds, sorted."""
-    names = (entry.name for entry in _entries(root) if entry.is_dir(follow_symlinks=False))
-    return sorted(name for name in names if _KEY.fullmatch(name))
+class FileInfo(NamedTuple):
+    """What a listing says of a file."""
+
+    num_bytes: int
+    changed_s: float  # since the epoch
 
 
-def columns_in(folder: Path) -> list[tuple[SignalSpec, str]]:
-    """The (spec, codec's name) of every column of a teacher's folder, sorted."""
-    names = (entry.name for entry in _entries(folder) if entry.is_dir(follow_symlinks=False))
+def is_key(name: str) -> bool:
+    """Whether a folder of this name in a store's root is a teacher's."""
+    return _KEY.fullmatch(name) is not None
+
+
+def columns_named(names: Iterable[str]) -> list[tuple[SignalSpec, str]]:
+    """The (spec, codec's name) of every column, from names of folders; sorted."""
     matches = (_COLUMN.fullmatch(name) for name in names)
     return sorted((SignalSpec.parse(match[1]), match[2]) for match in matches if match)
 
@@ -76,33 +83,61 @@ def parts_in(column: Path, pass_index: int) -> set[int]:
     return {int(match[1]) for match in matches if match}
 
 
+def parts_named(names: Iterable[str]) -> dict[int, set[int]]:
+    """The parts of each pass, from names below a column: ``pass-00003/part-00007.arrow``."""
+    parts: dict[int, set[int]] = {}
+    for name in names:
+        folder, _, file = name.partition("/")
+        in_pass, in_part = _PASS.fullmatch(folder), _PART.fullmatch(file)
+        if in_pass and in_part:
+            parts.setdefault(int(in_pass[1]), set()).add(int(in_part[1]))
+    return parts
+
+
 def read_identity(root: Path, key: str) -> Identity | None:
     """What ``root`` says that ``key`` stands for; None if nothing.
 
     Raises ValueError naming the file where it holds no identity.
     """
     path = root / key / IDENTITY_FILE
-    if not _KEY.fullmatch(key) or not path.exists():
+    if not is_key(key) or not path.exists():
         return None
+    return parse_identity(path.read_bytes(), where=str(path))
+
+
+def parse_identity(content: bytes, *, where: str) -> Identity:
+    """An ``identity.json``. Raises ValueError naming ``where`` unless it is one."""
     try:
-        return Identity.from_json(path.read_text(encoding="utf-8"))
+        return Identity.from_json(content.decode())
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{path}: holds no identity ({error}); delete this file: it is written anew by the "
+            f"{where}: holds no identity ({error}); delete this file: it is written anew by the "
             "next recording"
         ) from error
 
 
-def tree_bytes(folder: Path) -> int:
-    """Bytes of all files below ``folder``; 0 if there is no such folder."""
-    sizes = 0
+def files_below(folder: Path) -> dict[str, FileInfo]:
+    """Every file below ``folder``, by name relative to it; none if there is no such folder."""
+    found: dict[str, FileInfo] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
+            path = os.path.join(parent, name)
             try:
-                sizes += os.lstat(os.path.join(parent, name)).st_size
+                status = os.lstat(path)
             except FileNotFoundError:  # renamed or removed since it was listed
                 continue
-    return sizes
+            found[os.path.relpath(path, folder)] = FileInfo(status.st_size, status.st_mtime)
+    return found
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files below ``folder``; 0 if there is no such folder."""
+    return num_bytes(files_below(folder))
+
+
+def num_bytes(files: Mapping[str, FileInfo]) -> int:
+    """Bytes of a listing's files."""
+    return sum(info.num_bytes for info in files.values())
 
 
 def remove_tree(folder: Path) -> None:

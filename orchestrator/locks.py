@@ -1,4 +1,11 @@
-"""One recorder at a time for each teacher, also when recorders are killed."""
+"""One recorder at a time for each teacher, also when recorders are killed.
+
+On a local folder the kernel sees to it. On a remote one a lease does: an object that names its
+holder and when it expires, and that the holder renews. Two recorders may both believe to hold it
+for a while: where the store has no conditional writes, or clocks of hosts differ by more than a
+lease lasts, or a holder was stopped for so long. That costs work, and never correctness: both
+write the same parts, and each part is put whole.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +13,40 @@ import fcntl
 import json
 import os
 import socket
+import threading
+import time
+import uuid
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Protocol, Self, cast, final
+
+from orchestrator.remote import Remote, RemoteError
 
 LOCK_FILE = "recording.lock"
+LEASE_FILE = "recording.lease"
+LEASE_S = 60.0  # of a lease that is not renewed any more
+_RENEWALS = 4  # in the time of a lease
+
+
+class Lock(Protocol):
+    """Between all recorders of a teacher."""
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free, without waiting; whether this object holds it now."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the lock, if this object holds it."""
+        ...
+
+    def holder(self) -> str | None:
+        """Who holds the lock, as ``process 4711 on host node3``; None if nobody does."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Take the lock. Raises BlockingIOError naming the holder where there is one."""
+        ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 @final
@@ -33,9 +70,8 @@ class RecordingLock:
         if not _try_lock(descriptor, fcntl.LOCK_EX) or not self._is_current(descriptor):
             os.close(descriptor)
             return False
-        owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
+        os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
         self._descriptor = descriptor
         return True
 
@@ -56,19 +92,11 @@ class RecordingLock:
             owner = os.pread(descriptor, 4096, 0).decode(errors="replace")
         finally:
             os.close(descriptor)
-        try:
-            values = json.loads(owner)
-            return f"process {values['pid']} on host {values['host']}"
-        except (ValueError, TypeError, KeyError):  # between taking the lock and writing the name
-            return "another process"
+        return _described(owner)  # nothing yet, between taking the lock and writing the name
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises BlockingIOError naming the holder where there is one."""
         if not self.acquire():
-            raise BlockingIOError(
-                f"{self.path.parent}: {self.holder() or 'another process'} is recording here; "
-                "wait until it has ended, or end it"
-            )
+            raise _busy(str(self.path.parent), self.holder())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,6 +108,116 @@ class RecordingLock:
             return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
         except FileNotFoundError:
             return False
+
+
+@final
+class LeaseLock:
+    """A lease on a teacher's recordings in a remote store. Methods raise RemoteError."""
+
+    def __init__(self, remote: Remote, key: str, *, duration_s: float = LEASE_S) -> None:
+        self._remote, self._key = remote, key
+        self._name = f"{key}/{LEASE_FILE}"
+        self._duration_s = duration_s
+        self._token = ""
+        self._released = threading.Event()
+        self._renewer: threading.Thread | None = None
+
+    def acquire(self) -> bool:
+        """Take the lease if there is none, or one that expired; whether this object holds it."""
+        if self._token:
+            return True
+        found = self._read()
+        if found is not None:
+            if _expires_s(found) > time.time():
+                return False
+            self._remote.remove(self._name)
+        token = uuid.uuid4().hex
+        created = self._remote.create(self._name, self._content(token))
+        # Read back: without conditional writes another may have written over it.
+        if not created or (self._read() or {}).get("token") != token:
+            return False
+        self._token = token
+        self._released.clear()
+        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._renewer.start()
+        return True
+
+    def release(self) -> None:
+        """End the lease, if this object holds it; one that cannot be ended now will expire."""
+        if self._renewer is None:
+            return
+        self._released.set()
+        self._renewer.join()
+        try:
+            if (self._read() or {}).get("token") == self._token:
+                self._remote.remove(self._name)
+        except RemoteError:  # what was recorded is recorded; only a successor has to wait
+            pass
+        finally:
+            self._token, self._renewer = "", None
+
+    def holder(self) -> str | None:
+        found = self._read()
+        if found is None or _expires_s(found) <= time.time():
+            return None
+        return _described(json.dumps(found))
+
+    def __enter__(self) -> Self:
+        if not self.acquire():
+            raise _busy(self._remote.url_of(self._key), self.holder())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _content(self, token: str) -> bytes:
+        lease = _this_process() | {"token": token, "expires_s": time.time() + self._duration_s}
+        return json.dumps(lease).encode()
+
+    def _read(self) -> dict[str, Any] | None:
+        content = self._remote.read(self._name)
+        return None if content is None else _parsed(content.decode(errors="replace"))
+
+    def _renew(self) -> None:
+        while not self._released.wait(self._duration_s / _RENEWALS):
+            try:
+                if (self._read() or {}).get("token") != self._token:
+                    return  # it expired, and somebody took it over or removed it
+                self._remote.write(self._name, self._content(self._token))
+            except RemoteError:
+                continue  # the next time may be better; else the lease expires
+
+
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        values: object = json.loads(text)
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", values) if isinstance(values, dict) else {}
+
+
+def _described(owner: str) -> str:
+    values = _parsed(owner)
+    if "pid" in values and "host" in values:
+        return f"process {values['pid']} on host {values['host']}"
+    return "another process"
+
+
+def _expires_s(lease: dict[str, Any]) -> float:
+    """Seconds since the epoch; long ago for what is no lease, as a writer that died may leave."""
+    found = lease.get("expires_s")
+    return found if isinstance(found, float) else 0.0
+
+
+def _busy(place: str, holder: str | None) -> BlockingIOError:
+    return BlockingIOError(
+        f"{place}: {holder or 'another process'} is recording here; wait until it has ended, or "
+        "end it"
+    )
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

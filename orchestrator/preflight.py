@@ -9,7 +9,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from distill.config import AUTO, EMBEDDED, Experiment, Teacher
+from distill.config import AUTO, EMBEDDED, Experiment, Signals, Teacher
 from distill.datasets import Data, DataInfo, describe, load_data
 from distill.loading import ConfigError
 from distill.methods import MethodConfig
@@ -19,6 +19,7 @@ from distill.models.inspection import inspect_checkpoint
 from distill.signals import LOGITS, SignalSpec, iterate_specs
 from distill.taps import known_taps
 from orchestrator.codecs import codec_name, make_codec
+from orchestrator.remote import RemoteError, check_remote, is_remote
 
 LOCAL_CPUS = os.cpu_count() or 1
 SUFFIX = ".safetensors"  # of embedded weights
@@ -47,6 +48,7 @@ def check(
     problems += _needs(experiment)
     problems += _codecs(experiment, info)
     problems += _batch(experiment)
+    problems += _location(experiment.signals)
     if not os.environ.get("RAY_ADDRESS"):  # a cluster may grow: there Ray itself decides
         problems += _cpus(experiment, num_cpus)
         problems += _gpus(experiment, has_gpu() if with_gpu is None else with_gpu)
@@ -219,6 +221,22 @@ def _wrong_codec(field: str, text: str) -> list[str]:
         codec_name(text)
     except ValueError as error:
         return [f"{field}: {error}"]
+    return []
+
+
+def _location(signals: Signals) -> list[str]:
+    """A URL that records cannot be kept at: unknown, not installed, not there, not allowed."""
+    if signals.source != "cached" or not is_remote(signals.root):
+        return []
+    if signals.retain == "window":
+        return [
+            "signals.retain: 'window' counts the readers on this machine alone, and others may "
+            f"read '{signals.root}'; set retain: all, or root to a folder"
+        ]
+    try:
+        check_remote(signals.root)
+    except (ValueError, RemoteError) as error:
+        return [f"signals.root: {error}"]
     return []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -23,8 +23,10 @@ from distill.signals import LOGITS, SignalSpec, Taps
 from distill.taps import known_taps, maps_of
 from orchestrator.fleet import Placement
 from orchestrator.identity import Identity
+from orchestrator.mirror import Mirror
 from orchestrator.preflight import signal_codec
 from orchestrator.recording import Recording, Serving
+from orchestrator.remote import is_remote
 from orchestrator.runs import write_atomically
 from orchestrator.students import Classifier, TeacherFacts
 from orchestrator.teachers import RecordedSignal, TeacherRecipe
@@ -47,8 +49,17 @@ class PreparedTeacher:
 
 
 def store_root(experiment: Experiment) -> str:
-    """Where the experiment's records lie."""
+    """Where the experiment's records lie: a folder or a URL."""
     return experiment.signals.root or str(cache_root(experiment.data) / "signals")
+
+
+def store_mirror(experiment: Experiment) -> Mirror | None:
+    """Where every node keeps copies of remote records; None for records in a local folder."""
+    signals = experiment.signals
+    if not is_remote(signals.root):
+        return None
+    folder = signals.mirror or cache_root(experiment.data) / "mirrors"
+    return Mirror(signals.root, folder.expanduser().absolute(), signals.mirror_bytes)
 
 
 def prepare_teachers(
@@ -185,7 +196,9 @@ def _prepare(
         RecordedSignal(spec, signal_codec(experiment, spec), reduced_shape(shapes, spec))
         for spec in sorted(specs)
     )
-    recording = Recording(teacher.name, store_root(experiment), identity, signals)
+    recording = Recording(
+        teacher.name, store_root(experiment), identity, signals, store_mirror(experiment)
+    )
     placement = Placement(teacher.actors, teacher.cpus, teacher.gpus)
     serving = Serving(recording, recipe, placement)
     asked = zip(experiment.methods, needs, strict=True)
@@ -237,7 +250,7 @@ def method_recordings(
         if specs is not None:
             whole = teacher.serving.recording
             signals = tuple(s for s in whole.signals if s.spec in specs)
-            recordings.append(Recording(whole.teacher, whole.root, whole.identity, signals))
+            recordings.append(replace(whole, signals=signals))
             recipes.append(teacher.serving.recipe)
     return tuple(recordings), tuple(recipes)
 
@@ -260,8 +273,7 @@ def file_accuracy(teacher: PreparedTeacher, data: Data, accuracy: float) -> None
 
 
 def _accuracy_path(teacher: PreparedTeacher) -> Path:
-    identity = teacher.serving.recording.identity
-    return Path(teacher.serving.recording.root) / identity.key / "accuracy.json"
+    return teacher.serving.recording.store.path / "accuracy.json"
 
 
 def facts(teacher: PreparedTeacher, data: Data) -> TeacherFacts:

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -16,7 +16,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from orchestrator.codecs import make_codec
 from orchestrator.fleet import MAX_RESTARTS, Fleet, Placement
 from orchestrator.identity import Identity
-from orchestrator.locks import RecordingLock
+from orchestrator.locks import Lock
+from orchestrator.mirror import Mirror
 from orchestrator.store import Column, PartId, SignalStore
 from orchestrator.teachers import PartJob, PartReport, RecordedSignal, TeacherRecipe
 
@@ -33,6 +34,7 @@ class Recording:
     root: str
     identity: Identity
     signals: tuple[RecordedSignal, ...]
+    mirror: Mirror | None = None  # of a remote root
 
     @property
     def key(self) -> str:
@@ -40,11 +42,11 @@ class Recording:
 
     @property
     def store(self) -> SignalStore:
-        return SignalStore(Path(self.root), self.identity)
+        return SignalStore(self.mirror or Path(self.root), self.identity)
 
     @property
-    def lock(self) -> RecordingLock:
-        return RecordingLock(Path(self.root) / self.key)
+    def lock(self) -> Lock:
+        return self.store.lock
 
 
 @final
@@ -115,8 +117,7 @@ def merge(servings: Iterable[Serving]) -> list[Serving]:
         known = by_key.get(serving.recording.key)
         if known is not None:
             signals = dict.fromkeys((*known.recording.signals, *serving.recording.signals))
-            ours = known.recording
-            recording = Recording(ours.teacher, ours.root, ours.identity, tuple(signals))
+            recording = replace(known.recording, signals=tuple(signals))
             serving = Serving(recording, known.recipe, known.placement)
         by_key[serving.recording.key] = serving
     return [by_key[key] for key in sorted(by_key)]
@@ -126,7 +127,8 @@ def missing_jobs(recording: Recording, passes: Sequence[int]) -> tuple[list[Part
     """The parts to record, in order of need, and what was found damaged and set aside.
 
     Every part that is there is read and its checksum compared: recordings are facts, and a student
-    must not learn from a flipped bit. Only for the holder of the recording's lock.
+    must not learn from a flipped bit. Of a remote store every node reads what it downloads, once,
+    and here nothing is. Only for the holder of the recording's lock.
     """
     store = recording.store
     store.remove_leftovers()
@@ -135,14 +137,12 @@ def missing_jobs(recording: Recording, passes: Sequence[int]) -> tuple[list[Part
     messages: list[str] = []
     for signal in recording.signals:
         column = store.column(signal.spec, make_codec(signal.codec, signal.shape))
-        messages += quarantine_damaged(column, passes)
+        if store.place.is_local:
+            messages += quarantine_damaged(column, passes)
         for part in column.missing(passes):
             wanted.setdefault(part, []).append(signal)
     parts = sorted(wanted, key=lambda part: (order[part.pass_index], part.part_index))
-    jobs = [
-        PartJob(recording.root, recording.identity, part, tuple(wanted[part])) for part in parts
-    ]
-    return jobs, messages
+    return [PartJob(store, part, tuple(wanted[part])) for part in parts], messages
 
 
 def quarantine_damaged(column: Column, passes: Iterable[int]) -> list[str]:
@@ -212,7 +212,7 @@ class Recorder:
         except BaseException as error:  # raised again by the driver, in its own thread
             self.error = error
 
-    def _acquire(self, lock: RecordingLock) -> bool:
+    def _acquire(self, lock: Lock) -> bool:
         if lock.acquire():
             return True
         self._observer.on_wait(lock.holder() or "another process")
@@ -283,7 +283,7 @@ class Recorder:
         report.images += part.job.num_images
         report.busy = len({id(actor) for _, actor in running.values()})
         report.queued = sum(map(len, queues.values()))
-        key = part.job.identity.key
+        key = part.job.store.identity.key
         name = self._name(key)
         report.rates[name] = part.job.num_images / part.seconds
         for spec, error in part.errors.items():

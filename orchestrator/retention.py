@@ -68,7 +68,7 @@ class Retention:
         self._recordings = recordings
         self._demand = demand
         name = f"{uuid.uuid4().hex}.json"
-        self._files = {r.key: Path(r.root) / r.key / CONSUMERS / name for r in recordings}
+        self._files = {r.key: r.store.path / CONSUMERS / name for r in recordings}
         self._held: list[int] = []
 
     def register(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -15,14 +14,14 @@ import torch
 
 from distill.signals import Batch, SignalSpec, TeacherSignals
 from orchestrator.codecs import Codec, make_codec
-from orchestrator.locks import RecordingLock
 from orchestrator.recording import Recording
-from orchestrator.store import Column, SignalStore
+from orchestrator.store import Column
 
 if TYPE_CHECKING:
     from orchestrator.teachers import Teacher
 
 POLL_S = 0.2
+REMOTE_POLL_S = 1.0  # every look is a request or two
 ABANDONED_S = 30.0  # longer than a lock is free between a driver's death and its successor
 
 
@@ -33,7 +32,7 @@ class CachedSource:
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self._columns: dict[str, dict[SignalSpec, tuple[Column, Codec]]] = {}
         for recording in recordings:
-            store = SignalStore(Path(recording.root), recording.identity)
+            store = recording.store
             columns = self._columns[recording.teacher] = {}
             for signal in recording.signals:
                 codec = make_codec(signal.codec, signal.shape)
@@ -70,7 +69,8 @@ class CachedSource:
 
     def _wait(self, column: Column, pass_index: int) -> None:
         """Until the pass is whole. Raises RuntimeError when nobody records it any more."""
-        lock = RecordingLock(column.store.path)
+        lock = column.store.lock
+        poll_s = POLL_S if column.store.place.is_local else REMOTE_POLL_S
         alone_since: float | None = None
         while not column.is_complete(pass_index):
             now = time.monotonic()
@@ -80,7 +80,7 @@ class CachedSource:
                     f"pass {pass_index} of {column.path} is not whole, and nobody has recorded "
                     f"there for {ABANDONED_S:g} s; the driver's message says why it stopped"
                 )
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
 
     def close(self) -> None:
         self._open.clear()

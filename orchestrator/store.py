@@ -1,15 +1,17 @@
 """The record store: what teachers answered, once and for all, as numpy arrays mapped from disk.
 
 A column is one signal of one teacher in one codec. Each is recorded by itself, so that a store
-that holds more than is asked serves it, and a signal that is missing is recorded alone.
+that holds more than is asked serves it, and a signal that is missing is recorded alone. Parts of a
+remote store are mapped from this node's mirror of it, which opening a pass completes.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import zlib
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -24,15 +26,14 @@ from orchestrator.layout import (
     IDENTITY_FILE,
     REMOVED_PREFIX,
     column_name,
+    num_bytes,
     part_name,
-    parts_in,
     pass_name,
-    passes_in,
     read_identity,
-    remove_tree,
-    tree_bytes,
 )
+from orchestrator.locks import Lock
 from orchestrator.mapping import join_bodies
+from orchestrator.mirror import Mirror, place_of
 from orchestrator.parts import (
     TEMPORARY_SUFFIX,
     Damage,
@@ -43,6 +44,7 @@ from orchestrator.parts import (
     verify_part,
     write_part,
 )
+from orchestrator.places import Place
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
@@ -74,7 +76,7 @@ class Column:
 
     @property
     def path(self) -> Path:
-        """The column's folder."""
+        """The column's folder; its mirror where the store is remote."""
         return self.store.path / column_name(self.spec, self.codec.name)
 
     def part_path(self, part: PartId) -> Path:
@@ -85,12 +87,18 @@ class Column:
     def missing(self, passes: Iterable[int]) -> list[PartId]:
         """The parts of ``passes`` that are not recorded, in order."""
         every = range(self.store.identity.num_parts)
-        recorded = {index: parts_in(self.path, index) for index in passes}
-        return [PartId(p, i) for p in sorted(recorded) for i in every if i not in recorded[p]]
+        found = self.store.place.parts(self.path, tuple(passes))
+        return [PartId(p, i) for p in sorted(found) for i in every if i not in found[p]]
+
+    def recorded(self, passes: Iterable[int]) -> list[PartId]:
+        """The parts of ``passes`` that are recorded, in order."""
+        every = range(self.store.identity.num_parts)
+        found = self.store.place.parts(self.path, tuple(passes))
+        return [PartId(p, i) for p in sorted(found) for i in every if i in found[p]]
 
     def passes(self) -> list[int]:
         """The passes of which anything is recorded, sorted."""
-        return passes_in(self.path)
+        return self.store.place.passes(self.path)
 
     def is_complete(self, pass_index: int) -> bool:
         """Whether every part of a pass is there: one listing of its folder."""
@@ -114,24 +122,44 @@ class Column:
     ) -> PartInfo:
         """Publish a part, in place of the one that may be there. Raises OSError as write_part."""
         self.store.publish_identity()
-        return write_part(self.part_path(part), rows, self._metadata(part, error))
+        path = self.part_path(part)
+        with self.store.place.publishing(path):
+            return write_part(path, rows, self._metadata(part, error))
 
     def open_pass(self, pass_index: int) -> UInt8[np.ndarray, "num_samples row_bytes"]:
         """All rows of a pass, in the order of samples, mapped from disk and read-only.
 
         ``codec.decode(rows[indices])`` is a batch. Do not send the array to another process: it
         would be copied whole; let each open the pass. Headers and sizes are checked, rows are not
-        (``verify``). Raises ValueError naming the file at fault and how to mend it.
+        (``verify``). Raises ValueError naming the file at fault and how to mend it. Of a remote
+        store, downloads what the mirror lacks, and keeps it there while the array lives.
         """
         missing = self.missing([pass_index])
         num_parts = self.store.identity.num_parts
         if missing:
+            folder = self.store.place.shown(self._pass_path(pass_index))
             raise ValueError(
-                f"{self._pass_path(pass_index)}: {len(missing)} of {num_parts} parts are not "
-                f"recorded, part {missing[0].part_index} the first; {_RECORD}"
+                f"{folder}: {len(missing)} of {num_parts} parts are not recorded, part "
+                f"{missing[0].part_index} the first; {_RECORD}"
             )
+        with ExitStack() as stack:
+            parts = [PartId(pass_index, index) for index in range(num_parts)]
+            names = [self.part_path(part).name for part in parts]
+            stack.enter_context(self.store.place.opening(self._pass_path(pass_index), names))
+            rows = self._map(parts)
+            # Every view of the rows, however cut, keeps the array alive that they are a view of.
+            weakref.finalize(rows.base, stack.pop_all().close)
+            return rows
+
+    def open_part(self, part: PartId) -> tuple[UInt8[np.ndarray, "n row_bytes"], float]:
+        """All rows of one recorded part, as ``open_pass``, and their error as recorded."""
+        path = self.part_path(part)
+        with self.store.place.opening(path.parent, [path.name]):
+            return self._map([part]), read_part(path).metadata.error
+
+    def _map(self, parts: Sequence[PartId]) -> UInt8[np.ndarray, "n row_bytes"]:
         bodies: list[tuple[Path, int]] = []
-        for part in (PartId(pass_index, index) for index in range(num_parts)):
+        for part in parts:
             if damage := self.inspect(part):
                 raise ValueError(f"{damage}; {_MEND}")
             size = len(self.store.identity.rows_of(part.part_index)) * self.codec.row_bytes
@@ -139,8 +167,10 @@ class Column:
         return join_bodies(bodies, offset=BODY_OFFSET).reshape(-1, self.codec.row_bytes)
 
     def inspect(self, part: PartId) -> Damage | None:
-        """Whether a recorded part is whole and what this column expects; its rows are not read."""
-        path = self.part_path(part)
+        """Whether a part is whole and what this column expects; its rows are not read."""
+        return self._inspect(part, self.part_path(part))
+
+    def _inspect(self, part: PartId, path: Path) -> Damage | None:
         try:
             found = read_part(path).metadata
         except ValueError as error:
@@ -157,27 +187,31 @@ class Column:
         return Damage(path, reason) if reasons else None
 
     def verify(self, pass_index: int) -> dict[PartId, Damage]:
-        """Read every recorded part of a pass; those that are not as written, with the reason."""
-        indices = sorted(parts_in(self.path, pass_index))
-        parts = [PartId(pass_index, i) for i in indices if i < self.store.identity.num_parts]
-        checked = {part: self.inspect(part) or verify_part(self.part_path(part)) for part in parts}
-        return {part: damage for part, damage in checked.items() if damage}
+        """Read every recorded part of a pass; those that are not as written, with the reason.
+
+        Of a remote store, every part is downloaded for it.
+        """
+        damages: dict[PartId, Damage] = {}
+        for part in self.recorded([pass_index]):
+            with self.store.place.original(self.part_path(part)) as path:
+                if damage := self._inspect(part, path) or verify_part(path):
+                    damages[part] = Damage(self.part_path(part), damage.reason)
+        return damages
 
     def quarantine(self, part: PartId) -> str:
         """Rename a damaged part, so that it counts as missing; returns what to tell the user."""
         path = self.part_path(part)
-        checksum = zlib.crc32(np.fromfile(path, np.uint8).data)
-        aside = path.with_name(f"{path.name}.damaged-{checksum:08x}")
-        path.replace(aside)
-        return f"{path}: damaged, moved aside as {aside.name}; it will be recorded anew"
+        place = self.store.place
+        aside = place.quarantine(path)
+        return f"{place.shown(path)}: damaged, moved aside as {aside}; it will be recorded anew"
 
     def remove_pass(self, pass_index: int) -> None:
         """Delete a pass's parts; arrays that are open stay readable."""
-        remove_tree(self._pass_path(pass_index))
+        self.store.place.remove(self._pass_path(pass_index))
 
     def bytes_on_disk(self) -> int:
-        """Bytes of the column's files."""
-        return tree_bytes(self.path)
+        """Bytes of the column's files, at the place of record."""
+        return num_bytes(self.store.place.files(self.path))
 
     def _pass_path(self, pass_index: int) -> Path:
         return self.path / pass_name(pass_index)
@@ -205,7 +239,7 @@ class SignalStore:
     Raises ValueError where the folder of this identity's key holds another identity.
     """
 
-    root: Path
+    root: Path | Mirror
     identity: Identity
 
     def __post_init__(self) -> None:
@@ -216,9 +250,19 @@ class SignalStore:
             )
 
     @property
+    def place(self) -> Place:
+        """Where the files lie."""
+        return place_of(self.root)
+
+    @property
     def path(self) -> Path:
-        """The teacher's folder."""
-        return Path(self.root) / self.identity.key
+        """The teacher's folder; its mirror where the store is remote."""
+        return self.place.root / self.identity.key
+
+    @property
+    def lock(self) -> Lock:
+        """What the one process that records here holds."""
+        return self.place.lock(self.identity.key)
 
     def column(self, spec: SignalSpec, codec: Codec) -> Column:
         """A signal's recordings in a codec. Raises ValueError where no folder can be so named."""
@@ -231,10 +275,11 @@ class SignalStore:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             publish(path, json.dumps(json.loads(self.identity.to_json()), indent=2).encode())
+        self.place.publish_small(path)
 
     def differences_from(self, key: str) -> list[str]:
         """How the teacher of ``key`` differs, if this root knows it; else nothing."""
-        known = read_identity(Path(self.root), key)
+        known = read_identity(self.place.root, key)
         return differences(self.identity, known) if known else []
 
     def remove_leftovers(self) -> int:
@@ -251,5 +296,5 @@ class SignalStore:
         return len(files) + len(folders)
 
     def bytes_on_disk(self) -> int:
-        """Bytes of all the teacher's files."""
-        return tree_bytes(self.path)
+        """Bytes of all the teacher's files, at the place of record."""
+        return num_bytes(self.place.files(self.path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -14,7 +13,6 @@ from distill.datasets import DataConfig, load_data
 from distill.signals import SignalSpec
 from distill.views import ViewSpace, pass_views
 from orchestrator.codecs import make_codec
-from orchestrator.identity import Identity
 from orchestrator.store import PartId, SignalStore
 
 if TYPE_CHECKING:
@@ -143,10 +141,9 @@ class Teacher:
         started = time.perf_counter()
         signals = tuple(signal.spec for signal in job.signals)
         answers = self.pass_signals(job.indices(), job.part.pass_index, signals)
-        store = SignalStore(Path(job.root), job.identity)
         errors: dict[str, float] = {}
         for signal in job.signals:
-            column = store.column(signal.spec, make_codec(signal.codec, signal.shape))
+            column = job.store.column(signal.spec, make_codec(signal.codec, signal.shape))
             try:
                 rows, error = column.encode(answers[signal.spec])
             except ValueError as problem:
@@ -174,19 +171,18 @@ class RecordedSignal:
 class PartJob:
     """One part of one pass, with the signals of it that are missing."""
 
-    root: str
-    identity: Identity
+    store: SignalStore
     part: PartId
     signals: tuple[RecordedSignal, ...]
 
     def indices(self) -> np.ndarray:
         """The part's samples, int64."""
-        rows = self.identity.rows_of(self.part.part_index)
+        rows = self.store.identity.rows_of(self.part.part_index)
         return np.arange(rows.start, rows.stop, dtype=np.int64)
 
     @property
     def num_images(self) -> int:
-        return len(self.identity.rows_of(self.part.part_index))
+        return len(self.store.identity.rows_of(self.part.part_index))
 
 
 @final

@@ -14,10 +14,6 @@ import numpy as np
 
 from orchestrator.codecs import make_codec
 from orchestrator.display import Display
-from orchestrator.framing import BODY_OFFSET
-from orchestrator.layout import parts_in
-from orchestrator.mapping import join_bodies
-from orchestrator.parts import read_part
 from orchestrator.recording import Recording, Serving, quarantine_damaged
 from orchestrator.store import Column, PartId
 from orchestrator.teachers import InputPlan, RecordedSignal, Teacher
@@ -109,13 +105,7 @@ def columns_of(recording: Recording) -> dict[RecordedSignal, Column]:
 
 def recorded_parts(column: Column) -> list[PartId]:
     """Every part of a column that is there, in order."""
-    num_parts = column.store.identity.num_parts
-    return [
-        PartId(pass_index, part_index)
-        for pass_index in column.passes()
-        for part_index in sorted(parts_in(column.path, pass_index))
-        if part_index < num_parts
-    ]
+    return column.recorded(column.passes())
 
 
 def sample_inputs(
@@ -144,11 +134,11 @@ def _check_parts(recordings: Iterable[Recording], display: Display) -> list[str]
     """Read every part there is; those that are damaged are set aside and named."""
     columns = [column for recording in recordings for column in columns_of(recording).values()]
     passes = [(column, pass_index) for column in columns for pass_index in column.passes()]
-    total = sum(len(parts_in(column.path, pass_index)) for column, pass_index in passes)
+    total = sum(map(len, map(recorded_parts, columns)))
     progress = _Count(display, "reading", total, "parts")
     damaged: list[str] = []
     for column, pass_index in passes:
-        num_parts = len(parts_in(column.path, pass_index))
+        num_parts = len(column.recorded([pass_index]))
         damaged += quarantine_damaged(column, [pass_index])
         progress.add(num_parts)
     return damaged
@@ -206,8 +196,8 @@ def _compare(
         answers = teacher.pass_signals(first + offsets, part.pass_index, specs)
         for signal in signals:
             column = columns[signal]
-            promised = read_part(column.part_path(part)).metadata.error
-            errors = _errors(column, answers[signal.spec], _rows(column, part)[offsets])
+            rows, promised = column.open_part(part)
+            errors = _errors(column, answers[signal.spec], rows[offsets])
             if not findings[signal].note(errors, promised=promised, allowed=promised + rounding):
                 damaged.append(
                     f"{column.quarantine(part)} (teacher '{teacher.recipe.name}' answers "
@@ -216,13 +206,6 @@ def _compare(
                 )
         progress.add(len(offsets))
     return damaged
-
-
-def _rows(column: Column, part: PartId) -> UInt8[np.ndarray, "n row_bytes"]:
-    """One part's rows, mapped from disk; its pass may lack others."""
-    size = len(column.store.identity.rows_of(part.part_index)) * column.codec.row_bytes
-    bodies = [(column.part_path(part), size)]
-    return join_bodies(bodies, offset=BODY_OFFSET).reshape(-1, column.codec.row_bytes)
 
 
 def _errors(

@@ -7,10 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator.session import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from tests.remote_stores import Server
 
 os.environ |= ENVIRONMENT  # Ray reads them when it is imported, so before any test module does
 os.environ.pop("RAY_ADDRESS", None)  # tests never join a cluster that somebody uses
@@ -45,6 +49,31 @@ def fashion(cache: Path) -> Path:
     from tests.helpers import write_fashion
 
     return write_fashion(cache / "fashion.npz", num_train=400, num_test=100)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """An S3 server on this machine, with an empty ``bucket``; the environment leads to it."""
+    import boto3
+
+    from tests.remote_stores import Server
+
+    with pytest.MonkeyPatch.context() as patch:
+        server = Server()
+        patch.setenv("AWS_ENDPOINT_URL", server.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def url(s3_server: Server, tmp_path: Path) -> str:
+    """A prefix of the test's own in the bucket; the server remembers this test's requests alone."""
+    s3_server.requests.clear()
+    return f"s3://bucket/{tmp_path.name}"
 
 
 @pytest.fixture(scope="session")

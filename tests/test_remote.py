@@ -1,0 +1,126 @@
+"""Locations on other machines: what they refuse, leases on them, and a whole experiment there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+import yaml
+from fsspec.registry import _registry
+
+from orchestrator.inventory import list_recordings, remove
+from orchestrator.locks import LeaseLock
+from orchestrator.mirror import Mirror
+from orchestrator.pipeline import input_plan
+from orchestrator.remote import Remote, RemoteError, check_remote
+from tests.helpers import files_below, prepare, record_here, two_teachers
+from tests.remote_stores import REPOSITORY, node, remote_of, start
+from tests.test_store import IDENTITY, record
+
+
+def test_recordings_are_listed_and_removed_at_the_place_of_record(url, tmp_path):
+    column = node(url, tmp_path / "a")
+    record(column)
+    root = Mirror(url, tmp_path / "b")
+    (listed,) = list_recordings(root)
+    assert (listed.key, listed.identity) == (IDENTITY.key, IDENTITY)
+    assert [(str(c.spec), c.codec, c.passes) for c in listed.columns] == [
+        ("logits", "float16", (0,))
+    ]
+    assert listed.num_bytes == column.store.bytes_on_disk() > column.bytes_on_disk()
+    with column.store.lock, pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"):
+        remove(root, IDENTITY.key)
+    assert remove(root, IDENTITY.key) >= listed.num_bytes
+    assert list_recordings(root) == []
+    assert remote_of(column).list() == {}
+
+
+HOLDER = """
+import sys, time
+from orchestrator.locks import LeaseLock
+from orchestrator.remote import Remote
+lock = LeaseLock(Remote(sys.argv[1]), "key", duration_s=2.0)
+assert lock.acquire()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lease_is_renewed_while_its_holder_lives_and_taken_over_after(url):
+    holder = start(HOLDER, url)
+    lock = LeaseLock(Remote(url), "key", duration_s=2.0)
+    time.sleep(3)  # longer than a lease lasts
+    assert not lock.acquire()
+    assert f"process {holder.pid} on host" in (lock.holder() or "")
+    holder.kill()
+    holder.communicate()
+    deadline = time.monotonic() + 20
+    while not lock.acquire():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert f"process {os.getpid()} on host" in (lock.holder() or "")
+    lock.release()
+    assert lock.holder() is None
+
+
+def test_a_lease_that_was_taken_over_is_left_alone(url):
+    first, second = (LeaseLock(Remote(url), "key", duration_s=60) for _ in range(2))
+    assert first.acquire()
+    assert first.acquire()
+    assert not second.acquire()
+    Remote(url).write("key/recording.lease", json.dumps({"expires_s": 1.0}).encode())
+    assert second.acquire()
+    first.release()
+    assert second.holder() is not None
+    second.release()
+    assert Remote(url).list() == {}
+
+
+def test_wrong_locations_are_named_with_what_to_do(url, s3_server):
+    with pytest.raises(RemoteError, match=r"s3://nobody/x: .* create the bucket, or correct"):
+        check_remote("s3://nobody/x")
+    with pytest.raises(ValueError, match=r"no 's4://'; did you mean s3://"):
+        check_remote("s4://bucket/x")
+    with pytest.raises(ValueError, match=r"names no bucket; write s3://BUCKET/PREFIX"):
+        check_remote("s3://")
+    auth = f"{s3_server.url}/moto-api/reset-auth"  # after so many requests keys must be right
+    requests.post(auth, data=b"0", timeout=10)
+    try:
+        with pytest.raises(RemoteError, match=rf"{url}: cannot list: .*AWS_ACCESS_KEY_ID"):
+            check_remote(url)
+    finally:
+        requests.post(auth, data=b"inf", timeout=10)
+    check_remote(url)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    with pytest.raises(ValueError, match=r"pip install 'tutelage\[s3\]'"):
+        Remote("s3://bucket/never-opened")
+
+
+@pytest.mark.slow
+def test_an_experiment_records_the_same_bytes_at_a_remote_place(url, fashion, tmp_path):
+    short = {"schedule.epochs": 2, "signals.passes": 2}
+    there = short | {"signals.root": url, "signals.mirror": str(tmp_path / "mirror")}
+    experiment, local = (
+        two_teachers(fashion, tmp_path, there),
+        two_teachers(fashion, tmp_path, short),
+    )
+    file = tmp_path / "remote.yaml"
+    file.write_text(yaml.safe_dump(experiment.as_dict()))
+    command = [sys.executable, "distill/run.py", "train", str(file)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=240)
+    for teacher in prepare(local):
+        record_here(teacher.serving, input_plan(local), range(2))
+    expected = files_below(tmp_path / "signals", "*.arrow")
+    recorded = [name for name in Remote(url).list() if name.endswith(".arrow")]
+    assert {name: Remote(url).read(name) for name in recorded} == expected
+    assert len(expected) == 4
+    assert [name for name in Remote(url).list() if name.endswith(".lease")] == []
