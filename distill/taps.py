@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
-from distill.models.catalog import POOLED, taps_of
+from distill.models.catalog import FINAL, POOLED, taps_of
 from distill.signals import LOGITS, SignalSpec, Taps, TeacherName
 
 Form = Literal["map", "whole", "attention"]
@@ -100,9 +100,9 @@ def counterpart(stage: int, teacher: Taps, student: Taps, *, network: str) -> st
 
 
 def stages_of(taps: Taps, *, network: str) -> tuple[str, ...]:
-    """The maps that are stages: all but the stem's."""
+    """The maps that are stages: all but the stem's and what comes after the last."""
     maps = maps_of(taps, network=network)
-    return tuple(tap for tap in maps if tap != _STEM) or maps
+    return tuple(tap for tap in maps if tap not in (_STEM, FINAL)) or maps
 
 
 def every_group(teachers: Mapping[TeacherName, Taps], student: Taps) -> list[tuple[int, int]]:

@@ -72,6 +72,34 @@ def test_logits(name: str) -> None:
     compare(case, outputs | case.gradients(report.total, {"student_logits": student}))
 
 
+def test_camkd_features_behind_projectors_that_choose_channels() -> None:
+    case = golden("camkd_features")
+    count = case.count("projected_student_")
+    students = [case.leaf(f"projected_student_{k}") for k in range(count)]
+    teachers = case.numbered("teacher_features")
+    heads = zip(case.numbered("head_weight"), case.numbered("head_bias"), strict=True)
+    nothing = torch.zeros(len(students[0]), len(case["head_bias_0"])).double()
+    bench = Bench(
+        ModelOutput(nothing, {"stage1": torch.cat(students, 1)}),
+        {f"t{k}": ModelOutput(nothing, {"stage1": t}) for k, t in enumerate(teachers)},
+        case["labels"],
+        {f"t{k}": head for k, head in enumerate(heads)},
+    )
+    config = configured("camkd", **PLAIN)
+    method, start = bench.build(config), 0
+    every = torch.eye(sum(s.shape[1] for s in students)).double()[..., None, None]
+    for k, student in enumerate(students):
+        chosen = nn.Conv2d(every.shape[1], student.shape[1], 1, bias=False)
+        chosen.weight = nn.Parameter(every[start : start + student.shape[1]])
+        method.projectors[k], start = chosen, start + student.shape[1]
+    report = bench.loss(config, method)
+    loss = report.total / 50
+    means = torch.stack([report.scalars[f"feature_weight/t{k}"] for k in range(count)])
+    torch.testing.assert_close(means, case["weights"].mean(1))
+    inputs = {f"projected_student_{k}": student for k, student in enumerate(students)}
+    compare(case, {"loss": loss, **case.gradients(loss, inputs)})
+
+
 def test_aekd_to_its_solvers_tolerance() -> None:
     case = golden("aekd_logits")
     settings = {key: case.hp[key] for key in ("temperature", "tolerance")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,11 @@ def test_simkd_answers_with_the_mean_probabilities_of_the_teachers_classifiers()
     added = sum(p.numel() for p in model.parameters()) - sum(
         p.numel() for p in stepper.learner.student.parameters()
     )
+    config = configured("simkd")
+    with torch.no_grad():
+        labels = stepper.method.heads(stepper.bench.student.features["stage3"]).argmax(1)
+    report = replace(stepper.bench, labels=labels).loss(config, stepper.method)
+    assert report.scalars["shared_accuracy"] == 1
     assert added == sum(p.numel() for p in stepper.method.parts.parameters())
 
 
@@ -237,11 +242,25 @@ def job_of(experiment: Any) -> Any:
 def test_a_teacher_whose_classifier_reads_another_map_is_refused(
     fashion: Path, tmp_path: Path
 ) -> None:
-    changes = {"method": "simkd", "teachers[0].arch": "wrn_16_1"}
+    changes = {
+        "method": "simkd",
+        "teachers[0].arch": "wrn_16_1",
+        "teachers[0].taps": ["stage1", "stage3"],
+    }
     with pytest.raises(
         ConfigError, match=r"teacher 'a' \(wrn_16_1\): its classifier does not read"
     ):
         prepare(two_teachers(fashion, tmp_path, changes))
+
+
+def test_networks_with_a_map_after_the_last_stage_lend_their_classifiers(
+    fashion: Path, tmp_path: Path
+) -> None:
+    arches = {"teachers[0].arch": "wrn_16_1", "teachers[1].arch": "shufflenetv2"}
+    for teacher in prepare(two_teachers(fashion, tmp_path, {"method": "simkd"} | arches)):
+        (spec,) = (signal.spec for signal in teacher.serving.recording.signals)
+        assert spec.tap == "final"
+        assert teacher.classifier is not None
 
 
 def test_an_answer_that_is_not_finite_names_teacher_and_sample(

@@ -14,6 +14,8 @@ from typing import final
 
 TORCHVISION = "torchvision/"
 POOLED = "pooled"
+# The map whose mean is ``pooled``, in networks where that is not the last stage's.
+FINAL = "final"
 _USER_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _NEAR = 0.6  # difflib's own threshold for a close match
 _OTHERS = "torchvision/NAME, package.module:function"
@@ -31,8 +33,9 @@ class Architecture:
     options: Mapping[str, tuple[str, ...]]
 
 
-def _stages(count: int) -> tuple[str, ...]:
-    return ("stem", *(f"stage{index}" for index in range(1, count + 1)), POOLED)
+def _stages(count: int, *, final: bool) -> tuple[str, ...]:
+    stages = (f"stage{index}" for index in range(1, count + 1))
+    return ("stem", *stages, *([FINAL] if final else []), POOLED)
 
 
 _RESNETS = (
@@ -49,10 +52,17 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...], int, str], ...] = (
     ("dscnn", ("dscnn_xs", "dscnn_s", "dscnn_m", "dscnn_l"), 3, "fc.weight"),
     ("cnn", ("cnn_xs", "cnn_s", "cnn_m"), 3, "fc.weight"),
 )
+_WITH_FINAL = ("wrn", "mobilenetv2", "shufflenetv2")
 _OPTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {"cnn": {"norm": ("batch", "none")}}
 _CATALOG: Mapping[str, Architecture] = MappingProxyType(
     {
-        name: Architecture(name, family, _stages(count), classifier, _OPTIONS.get(family, {}))
+        name: Architecture(
+            name,
+            family,
+            _stages(count, final=family in _WITH_FINAL),
+            classifier,
+            _OPTIONS.get(family, {}),
+        )
         for family, names, count, classifier in _FAMILIES
         for name in names
     }

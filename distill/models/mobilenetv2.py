@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from distill.models.base import TappedModel, global_pool, init_convolutions
-from distill.models.catalog import POOLED
+from distill.models.catalog import FINAL, POOLED
 from distill.signals import ModelOutput
 
 _STEM = 16
@@ -63,7 +63,7 @@ class MobileNetV2(TappedModel):
     A stage's feature is its linear bottleneck: there is no ReLU after it.
     """
 
-    taps = ("stem", "stage1", "stage2", "stage3", "stage4", POOLED)
+    taps = ("stem", "stage1", "stage2", "stage3", "stage4", FINAL, POOLED)
     published_prefixes: Mapping[str, str] = {"classifier.0.": "classifier."}
 
     def __init__(self, *, num_classes: int, in_channels: int) -> None:
@@ -93,8 +93,9 @@ class MobileNetV2(TappedModel):
             x = group(x)
             if index in _STAGE_ENDS:
                 features.append(x)
-        pooled = global_pool(self.conv2(x))
-        features.append(pooled)
+        final = self.conv2(x)
+        pooled = global_pool(final)
+        features += [final, pooled]
         return ModelOutput(self.classifier(pooled), dict(zip(self.taps, features, strict=True)))
 
 

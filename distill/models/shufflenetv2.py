@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from distill.models.base import TappedModel, global_pool
-from distill.models.catalog import POOLED
+from distill.models.catalog import FINAL, POOLED
 from distill.models.shufflenetv1 import shuffle
 from distill.signals import ModelOutput
 
@@ -75,7 +75,7 @@ class DownUnit(nn.Module):
 class ShuffleNetV2(TappedModel):
     """A stem, three stages of units and a 1×1 convolution."""
 
-    taps = ("stem", "stage1", "stage2", "stage3", POOLED)
+    taps = ("stem", "stage1", "stage2", "stage3", FINAL, POOLED)
 
     def __init__(self, *, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -97,8 +97,9 @@ class ShuffleNetV2(TappedModel):
         stage1 = self.layer1(stem)
         stage2 = self.layer2(stage1)
         stage3 = self.layer3(stage2)
-        pooled = global_pool(F.relu(self.bn2(self.conv2(stage3))))
-        features = (stem, stage1, stage2, stage3, pooled)
+        final = F.relu(self.bn2(self.conv2(stage3)))
+        pooled = global_pool(final)
+        features = (stem, stage1, stage2, stage3, final, pooled)
         return ModelOutput(self.linear(pooled), dict(zip(self.taps, features, strict=True)))
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from distill.models.base import TappedModel, global_pool, init_convolutions
-from distill.models.catalog import POOLED
+from distill.models.catalog import FINAL, POOLED
 from distill.signals import ModelOutput
 
 
@@ -55,7 +55,7 @@ class Stage(nn.Module):
 class WideResNet(TappedModel):
     """``depth`` = 6n + 4 layers: a stem and three stages of n blocks, ``widen`` times as wide."""
 
-    taps = ("stem", "stage1", "stage2", "stage3", POOLED)
+    taps = ("stem", "stage1", "stage2", "stage3", FINAL, POOLED)
 
     def __init__(self, *, depth: int, widen: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -79,8 +79,9 @@ class WideResNet(TappedModel):
         stage1 = self.block1(stem)
         stage2 = self.block2(stage1)
         stage3 = self.block3(stage2)
-        pooled = global_pool(F.relu(self.bn1(stage3)))
-        features = (stem, stage1, stage2, stage3, pooled)
+        final = F.relu(self.bn1(stage3))
+        pooled = global_pool(final)
+        features = (stem, stage1, stage2, stage3, final, pooled)
         return ModelOutput(self.fc(pooled), dict(zip(self.taps, features, strict=True)))
 
 
