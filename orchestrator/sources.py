@@ -159,7 +159,9 @@ class LocalSource:
         values = {
             name: {
                 spec: torch.from_numpy(array)
-                for spec, array in teacher.answer(batch.images.numpy(), specs).items()
+                for spec, array in teacher.answer(
+                    batch.images.numpy(), specs, samples=batch.indices
+                ).items()
             }
             for name, (teacher, specs) in self._teachers.items()
         }

@@ -83,12 +83,17 @@ class Teacher:
         self.data = load_data(plan.data)
 
     def answer(
-        self, images: np.ndarray, specs: tuple[SignalSpec, ...]
+        self,
+        images: np.ndarray,
+        specs: tuple[SignalSpec, ...],
+        *,
+        samples: np.ndarray | None = None,
     ) -> dict[SignalSpec, np.ndarray]:
         """Signals, float32 [n, ...], of rendered images, uint8 [n, c, h, w].
 
         Batches are cut at multiples of the teacher's batch size, so the same rows give the
-        same bytes whoever asks.
+        same bytes whoever asks. Raises ValueError for an answer that is not finite; ``samples``
+        are the images' positions in the training split, for its message.
         """
         import torch
 
@@ -105,7 +110,22 @@ class Teacher:
                 output = self.model(chunk.to(self.device))
                 for spec in specs:
                     parts[spec].append(reduce(output, spec).float().cpu().numpy())
-        return {spec: np.concatenate(arrays) for spec, arrays in parts.items()}
+        answers = {spec: np.concatenate(arrays) for spec, arrays in parts.items()}
+        self._refuse_nonfinite(answers, np.arange(len(images)) if samples is None else samples)
+        return answers
+
+    def _refuse_nonfinite(
+        self, answers: Mapping[SignalSpec, np.ndarray], samples: np.ndarray
+    ) -> None:
+        """Here, and nowhere later: every signal, recorded or live, is answered once by this."""
+        for spec, values in answers.items():
+            if np.isfinite(values).all():
+                continue
+            row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
+            raise ValueError(
+                f"teacher '{self.recipe.name}': '{spec}' of sample {samples[row]} is NaN or "
+                "infinite; check the teacher's weights and normalization"
+            )
 
     def images(self, indices: np.ndarray, views: np.ndarray) -> np.ndarray:
         """The rendered inputs ``(indices[i], views[i])``, uint8 [n, c, h, w]."""
@@ -121,7 +141,7 @@ class Teacher:
             num_views=self.plan.views.num_views,
             seed=self.plan.plan_seed,
         )
-        return self.answer(self.images(indices, views), specs)
+        return self.answer(self.images(indices, views), specs, samples=indices)
 
     def rows(
         self, indices: np.ndarray, pass_index: int, signals: tuple[RecordedSignal, ...]
