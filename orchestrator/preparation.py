@@ -157,7 +157,8 @@ def _prepare(
 
     specs = _joint(needs)[teacher.name]
     channels, size = _image_shape(data)
-    taps = tuple(sorted({spec.tap for spec in specs} - {LOGITS}))
+    # A resident teacher's taps are read in the worker, where no signal names them.
+    taps = tuple(sorted({*teacher.taps, *(spec.tap for spec in specs)} - {LOGITS}))
     shapes = _shapes(network, data)
     mean, std = (
         (teacher.normalization.mean, teacher.normalization.std)

@@ -114,6 +114,7 @@ def build_learner(job: StudentJob, data: Data, compute: Compute) -> Learner:
             )
             for name, classifier in job.classifiers.items()
         },
+        residents={r.name: r.build() for r in job.recipes} if job.method.resident else {},
     )
     if job.normalization:
         mean, std = job.normalization.mean, job.normalization.std

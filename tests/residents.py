@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.config import SGD, AdamW
 from distill.learners import AdaptiveTeacherLearner, Compute
@@ -115,3 +115,10 @@ def shared(learner: AdaptiveTeacherLearner) -> list[Tensor]:
         for parameter in module.parameters()
         if id(parameter) not in unused
     ]
+
+
+def plain_network(*, num_classes: int, in_channels: int, image_size: int) -> nn.Module:  # noqa: ARG001
+    """A user's own network, whose maps are named by module path: the last one is ``1``."""
+    convolution = nn.Conv2d(in_channels, 12, 3, stride=2, padding=1)
+    pool = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(convolution, nn.ReLU(), pool, nn.Flatten(), nn.Linear(12, num_classes))
