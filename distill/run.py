@@ -148,7 +148,9 @@ def _cache(options: argparse.Namespace) -> int:
     try:
         with Display() as display:
             done = record_ahead(experiment, display)
-    except (StudentError, RecordingError, OSError) as error:
+    except ConfigError:
+        raise
+    except (StudentError, RecordingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     parts = f"{done.parts:,} parts recorded, {done.kept:,} kept"
@@ -192,7 +194,9 @@ def _verify(options: argparse.Namespace) -> int:
     try:
         with Display() as display:
             found = verify(experiment, display, num_samples=options.samples)
-    except OSError as error:
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_verification(found)

@@ -35,6 +35,11 @@ class RecordingProgress:
             self._display.note(f"signals: {report.parts_found} parts are on disk and whole; kept")
         self._bar = self._display.bar("recording", report.images_wanted, "images")
 
+    def on_restart(self, teacher: str, process: str) -> None:
+        self._display.note(
+            f"teacher {teacher}: {process} died and was replaced; its parts were asked for again"
+        )
+
     def on_part(self, report: RecordingReport) -> None:
         assert self._bar is not None
         rates = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(report.rates.items()))

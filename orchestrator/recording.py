@@ -85,6 +85,10 @@ class RecordingObserver(Protocol):
         """What is missing is known."""
         ...
 
+    def on_restart(self, teacher: str, process: str) -> None:
+        """An actor's process died and was replaced; what it was asked is asked again."""
+        ...
+
     def on_part(self, report: RecordingReport) -> None:
         """One more part is written."""
         ...
@@ -179,6 +183,7 @@ class Recorder:
         self._passes = passes
         self._observer = observer
         self._may_record = may_record
+        self._processes: dict[Any, str] = {}  # of actors: Ray replaces them without a word
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run_beside, name="recorder", daemon=True)
         self.error: BaseException | None = None
@@ -256,8 +261,8 @@ class Recorder:
                 continue
             done, _ = ray.wait(list(running), timeout=POLL_S)
             for task in done:
-                key, _ = running.pop(task)
-                self._note(ask(task, self._name(key)), queues, running)
+                key, actor = running.pop(task)
+                self._note(ask(task, self._name(key)), actor, queues, running)
                 if not queues[key] and all(key != other for other, _ in running.values()):
                     self._fleet.release(key)
                     del actors[key]
@@ -276,6 +281,7 @@ class Recorder:
     def _note(
         self,
         part: PartReport,
+        actor: Any,
         queues: dict[str, deque[PartJob]],
         running: dict[Any, tuple[str, Any]],
     ) -> None:
@@ -283,8 +289,11 @@ class Recorder:
         report.images += part.job.num_images
         report.busy = len({id(actor) for _, actor in running.values()})
         report.queued = sum(map(len, queues.values()))
-        key = part.job.store.identity.key
-        name = self._name(key)
+        name = self._name(part.job.store.identity.key)
+        before = self._processes.get(actor, part.process)
+        self._processes[actor] = part.process
+        if before != part.process:
+            self._observer.on_restart(name, before)
         report.rates[name] = part.job.num_images / part.seconds
         for spec, error in part.errors.items():
             report.errors[name, spec] = max(error, report.errors.get((name, spec), 0.0))

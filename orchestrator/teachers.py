@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -173,7 +175,8 @@ class Teacher:
                 ) from None
             column.write(job.part, rows, error=error)
             errors[str(signal.spec)] = error
-        return PartReport(job, time.perf_counter() - started, errors)
+        process = f"process {os.getpid()} on {socket.gethostname()}"
+        return PartReport(job, time.perf_counter() - started, errors, process)
 
 
 @final
@@ -208,8 +211,9 @@ class PartJob:
 @final
 @dataclass(frozen=True, slots=True)
 class PartReport:
-    """What recording a part took, and the largest error of each signal's codec."""
+    """What recording a part took, the largest error of each signal's codec, and who did it."""
 
     job: PartJob
     seconds: float
     errors: Mapping[str, float]
+    process: str

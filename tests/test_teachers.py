@@ -56,6 +56,9 @@ class Notes:
     def on_start(self, report: RecordingReport) -> None:
         self.wanted.append(report.images_wanted)
 
+    def on_restart(self, teacher: str, process: str) -> None:
+        raise AssertionError(f"{process} of {teacher} died")
+
     def on_part(self, report: RecordingReport) -> None:
         self.images.append(report.images)
 
