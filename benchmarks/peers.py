@@ -3,9 +3,9 @@
 ``python -m benchmarks.peers [--quick] [--json FILE]``. torchdistill (Matsubara, 2021) is no
 dependency of Tutelage: install it into the environment that runs this benchmark. Both train the
 same student with the same three teachers, loss (cross-entropy + the mean of KL at τ = 4), images,
-crops and flips and batch; both may use every core. That the losses agree on one batch is checked
-first. torchdistill runs its own DistillationBox, set up by its configuration, and loads images in
-one worker process, as Tutelage renders in one thread.
+crops and flips and batch; both train in one thread, and prepare images beside it: torchdistill in
+one worker process, Tutelage in one thread. That the losses agree on one batch is checked first.
+torchdistill runs its own DistillationBox, set up by its configuration.
 
 Measured: an epoch of each, in turns; the recording of one pass; the start of Ray and the actors.
 The figures for E epochs are sums of these, not runs of E epochs: start + E (recording + epoch)
@@ -16,7 +16,6 @@ against E of torchdistill's epochs. So every epoch sees new crops, as in torchdi
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 import tempfile
 import time
@@ -124,7 +123,7 @@ def measure(bench: Bench, *, num_rounds: int) -> Results:
     rounds = interleaved(calls, num_rounds=num_rounds)
     for name in rounds:
         results.add(f"{name}_epoch_s", median(rounds, name), "median")
-    results.add("record_pass_s", record_s, f"{len(ARCHS)} teachers, one pass, all cores")
+    results.add("record_pass_s", record_s, f"{len(ARCHS)} teachers, one pass, an actor each")
     results.add("start_s", start_s, "Ray and the actors")
     results.add(
         "torchdistill_over_cached", median_ratio(rounds, "torchdistill", "cached"), "no recording"
@@ -159,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"error: torchdistill is not installed; `{INSTALL}` into this environment"
         print(message, file=sys.stderr)
         return 2
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)
     data = QUICK_DATA if options.quick else FULL_DATA
     with tempfile.TemporaryDirectory(prefix="tutelage-") as folder:
         bench = make_bench(Path(folder), data, ARCHS, KDConfig())

@@ -104,6 +104,7 @@ class Bench:
     experiment: Experiment
     data: Data
     teachers: tuple[PreparedTeacher, ...]
+    num_samples: int | None = None  # of an epoch: the first ones; default: all
 
     @property
     def inputs(self) -> InputPlan:
@@ -120,6 +121,10 @@ class Bench:
     def first(self, num_teachers: int) -> Bench:
         """The same bench with its first teachers alone."""
         return replace(self, teachers=self.teachers[:num_teachers])
+
+    def shortened(self, num_samples: int | None) -> Bench:
+        """The same bench with epochs of the first samples alone."""
+        return replace(self, num_samples=num_samples)
 
     def job(self, method: MethodConfig) -> StudentJob:
         """A run of one method over these teachers."""
@@ -195,11 +200,11 @@ def _draw_weights(file: Path, arch: str, data: Data, *, seed: int) -> Path:
     return file
 
 
-def epoch_plan(bench: Bench, *, num_samples: int | None = None) -> BatchPlan:
-    """The epoch that is measured, of the first samples alone if that is asked for."""
+def epoch_plan(bench: Bench) -> BatchPlan:
+    """The epoch that is measured."""
     split = bench.data.train
     return BatchPlan(
-        split=split if num_samples is None else first_samples(split, num_samples),
+        split=split if bench.num_samples is None else first_samples(split, bench.num_samples),
         views=bench.experiment.views,
         batch_size=BATCH_SIZE,
         num_passes=1,

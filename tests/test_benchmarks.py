@@ -20,7 +20,7 @@ from orchestrator.sources import CachedSource
 
 
 def test_a_ratio_compares_variants_within_a_round() -> None:
-    rounds = {"slow": [2.0, 20.0, 200.0], "fast": [1.0, 10.0, 100.0]}
+    rounds = {"slow": [2.0, 30.0, 40.0], "fast": [1.0, 30.0, 10.0]}
     assert common.median_ratio(rounds, "slow", "fast") == 2.0
 
 
@@ -100,7 +100,9 @@ def test_an_epoch_from_every_source(fashion: Path, tmp_path: Path) -> None:
         signals.record(logits.first(1), fleet)
         fill(logits)
         fill(features)
-        results = signals.measure(logits, features, fleet, num_rounds=1, num_live=64)
+        results = signals.measure(
+            logits, features, fleet, num_rounds=1, num_samples=128, num_live=64
+        )
     assert signals.TARGETS.keys() < results.figures.keys()
     assert min(results.figures.values()) > 0
 
@@ -143,3 +145,8 @@ def test_pictures_are_the_split_augmented_and_normalised(fashion: Path, tmp_path
     assert image.shape == (1, 14, 14)
     black = (0 - bench.data.mean[0]) / bench.data.std[0]
     assert float(image.min()) == pytest.approx(black)
+
+
+def test_a_recorder_waits_for_its_turn() -> None:
+    turns = recording.Turns(10, passes_per_turn=2)
+    assert not turns.may_record(0)
