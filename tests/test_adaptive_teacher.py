@@ -55,6 +55,18 @@ def test_a_step_by_hand() -> None:
     torch.testing.assert_close(learner.method.classifiers[0].bias, before - 0.1 * gradient)
 
 
+def test_every_parameter_has_one_optimizer() -> None:
+    learner = make()
+    groups = [
+        {id(value) for value in optimizer.param_groups[0]["params"]}
+        for optimizer in (learner.optimizer, learner.classifier_optimizer)
+    ]
+    modules = (learner.student, learner.method.parts)
+    assert set.intersection(*groups) == set()
+    assert set.union(*groups) == {id(value) for m in modules for value in m.parameters()}
+    assert groups[1] == {id(value) for value in learner.method.classifiers.parameters()}
+
+
 def test_everything_moves_but_teachers_statistics() -> None:
     learner = make()
     before = [body(learner, k) for k in (0, 1)]
