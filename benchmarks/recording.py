@@ -68,6 +68,9 @@ class Turns:
 
     def on_start(self, report: RecordingReport) -> None: ...
 
+    def on_restart(self, teacher: str, process: str) -> None:
+        raise RuntimeError(f"{process} of {teacher} died: its time says nothing")
+
     def on_part(self, report: RecordingReport) -> None:
         if report.images >= self._num_turns * self._images_per_turn:
             self._ended_s = time.perf_counter()

@@ -240,4 +240,7 @@ class Silent:
 
     def on_start(self, report: RecordingReport) -> None: ...
 
+    def on_restart(self, teacher: str, process: str) -> None:
+        raise RuntimeError(f"{process} of {teacher} died: its time says nothing")
+
     def on_part(self, report: RecordingReport) -> None: ...
