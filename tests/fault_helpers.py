@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -122,6 +124,8 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # Ray's own files: a driver that is killed leaves them. Short, as a socket's path must be.
+        self._temporary = tempfile.mkdtemp(prefix="tf-")
         self._runs: list[Run] = []
 
     def start(self, *arguments: str) -> Run:
@@ -129,7 +133,13 @@ class Commands:
         log = self._folder / f"log-{len(self._runs)}.txt"
         command = [sys.executable, "-m", "distill.run", *arguments]
         with log.open("wb") as out:
-            process = subprocess.Popen(command, cwd=REPOSITORY, stdout=out, stderr=out)
+            process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"TMPDIR": self._temporary},
+            )
         self._runs.append(Run(process, log))
         return self._runs[-1]
 
@@ -142,6 +152,7 @@ class Commands:
     def close(self) -> None:
         for run in self._runs:
             run.kill()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 class SmallDisk:
