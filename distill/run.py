@@ -94,7 +94,7 @@ def _add_cache_options(command: argparse.ArgumentParser) -> None:
         "--remove", nargs="+", metavar="KEY", help="delete records; a key's beginning will do"
     )
     command.add_argument(
-        "--root", type=Path, help="where --list and --remove look (default: the user's cache)"
+        "--root", help="where --list and --remove look: a folder or URL (default: the user's cache)"
     )
 
 
@@ -163,10 +163,10 @@ def _look_after(options: argparse.Namespace) -> int:
 
     from distill.loading import ConfigError
     from orchestrator.inventory import list_recordings, remove, resolve_key
-    from orchestrator.listing import default_root, recordings_table
+    from orchestrator.listing import default_root, open_root, recordings_table
 
-    root: Path = options.root or default_root()
     try:
+        root = open_root(options.root) if options.root else default_root()
         if options.list:
             Console().print(recordings_table(list_recordings(root), root=root))
             return 0

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from distill.datasets import DataConfig, cache_root
 from orchestrator.identity import Identity
 from orchestrator.inventory import RecordingSummary
+from orchestrator.mirror import Mirror
+from orchestrator.remote import check_remote, is_remote
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,10 +27,22 @@ _NONE = "–"
 
 def default_root() -> Path:
     """Where records lie unless ``signals.root`` or ``data.cache_dir`` say otherwise."""
-    return cache_root(DataConfig(name="fashion_mnist_mini")) / "signals"
+    return _user_cache() / "signals"
 
 
-def recordings_table(recordings: Sequence[RecordingSummary], *, root: Path) -> Table:
+def open_root(text: str) -> Path | Mirror:
+    """A store's root by its folder or URL. Raises ValueError and RemoteError for a wrong URL."""
+    if not is_remote(text):
+        return Path(text)
+    check_remote(text)
+    return Mirror(text, _user_cache() / "mirrors")
+
+
+def _user_cache() -> Path:
+    return cache_root(DataConfig(name="fashion_mnist_mini"))
+
+
+def recordings_table(recordings: Sequence[RecordingSummary], *, root: Path | Mirror) -> Table:
     """One row a signal, a teacher's first with its key, data, bytes and last use."""
     table = _table(("key", "teacher", _DATA, "signal", "passes", "bytes", "last use"))
     for recording in recordings:

@@ -105,9 +105,9 @@ class Mirror:
         with hold(path.parent):
             yield
             self.remote.put(path, self._name(path))
-        if self.max_bytes is not None:
-            with self._locked(fcntl.LOCK_EX):
-                self._make_room(0, keep=path.parent)
+            if self.max_bytes is not None:
+                with self._locked(fcntl.LOCK_EX):
+                    self._make_room(0)
 
     def publish_small(self, path: Path) -> None:
         if not self.remote.exists(self._name(path)):
@@ -183,7 +183,7 @@ class Mirror:
         if gone := [name for name in names if name not in found]:
             raise ValueError(f"{self.shown(folder / gone[0])}: is not recorded; {_MEND}")
         lacking = sum(found[name].num_bytes for name in names)
-        needed = self._make_room(lacking, keep=folder)
+        needed = self._make_room(lacking)
         if self.max_bytes is not None and needed > self.max_bytes:
             raise ValueError(
                 f"signals.mirror_bytes: {self.max_bytes} is too small: {self.shown(folder)} and "
@@ -206,11 +206,11 @@ class Mirror:
                 reason = damage.reason
         raise ValueError(f"{self.shown(path)}: damaged, and again so: {reason}; {_MEND}")
 
-    def _make_room(self, num_bytes: int, *, keep: Path) -> int:
+    def _make_room(self, num_bytes: int) -> int:
         """Evict the passes that were opened longest ago until ``num_bytes`` more fit the bound.
 
         Returns the bytes that the mirror will have then: more than the bound where all that is
-        left is open. Only for the holder of the exclusive lock.
+        left is held. Only for the holder of the exclusive lock.
         """
         if self.max_bytes is None:
             return num_bytes
@@ -219,7 +219,7 @@ class Mirror:
         for folder in sorted(passes, key=_last_opened):
             if total <= self.max_bytes:
                 break
-            if folder != keep and evict(folder):
+            if evict(folder):
                 total -= passes[folder]
         return total
 

@@ -78,7 +78,8 @@ def verify_servings(
     """
     with ExitStack() as locks:
         for serving in servings:
-            if serving.recording.store.path.is_dir():  # a lock would make the folder
+            store = serving.recording.store
+            if not store.place.is_local or store.path.is_dir():  # a lock would make the folder
                 locks.enter_context(serving.recording.lock)
         damaged = _check_parts([serving.recording for serving in servings], display)
         columns = [columns_of(serving.recording) for serving in servings]

@@ -13,14 +13,29 @@ import requests
 import yaml
 from fsspec.registry import _registry
 
+from distill.loading import ConfigError
+from distill.run import main
 from orchestrator.inventory import list_recordings, remove
 from orchestrator.locks import LeaseLock
 from orchestrator.mirror import Mirror
 from orchestrator.pipeline import input_plan
-from orchestrator.remote import Remote, RemoteError, check_remote
-from tests.helpers import files_below, prepare, record_here, two_teachers
+from orchestrator.preflight import check
+from orchestrator.recording import missing_jobs
+from orchestrator.remote import LISTING_S, Remote, RemoteError, check_remote
+from tests.helpers import files_below, prepare, record_here, tiny, two_teachers
 from tests.remote_stores import REPOSITORY, node, remote_of, start
 from tests.test_store import IDENTITY, record
+
+
+def test_what_other_nodes_put_is_seen_after_a_while_and_ones_own_at_once(url):
+    here, there = Remote(url), Remote(url)
+    assert here.list() == {}
+    there.write("theirs", b"12")
+    assert here.list() == {}  # as it was: who waits asks often
+    time.sleep(LISTING_S)
+    assert {name: info.num_bytes for name, info in here.list().items()} == {"theirs": 2}
+    here.write("ours", b"1")
+    assert set(here.list()) == {"ours", "theirs"}
 
 
 def test_recordings_are_listed_and_removed_at_the_place_of_record(url, tmp_path):
@@ -103,6 +118,55 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(ValueError, match=r"pip install 'tutelage\[s3\]'"):
         Remote("s3://bucket/never-opened")
+
+
+def test_records_at_a_url_are_listed_and_removed_from_the_command_line(url, tmp_path, capsys):
+    record(node(url, tmp_path / "a"))
+    assert main(["cache", "--list", "--root", url]) == 0
+    listed = capsys.readouterr().out
+    assert IDENTITY.key[:10] in listed
+    assert url in listed.replace("\n", "")
+    assert main(["cache", "--remove", IDENTITY.key[:6], "--root", url]) == 0
+    assert Remote(url).list() == {}
+    assert main(["cache", "--list", "--root", "s3://nobody/x"]) == 1
+    assert "create the bucket" in capsys.readouterr().err
+
+
+def test_verify_finds_a_damaged_part_at_a_url(url, fashion, tmp_path, capsys):
+    changes = {"signals.root": url, "signals.mirror": str(tmp_path / "a"), "signals.passes": 1}
+    experiment = two_teachers(fashion, tmp_path, changes)
+    for teacher in prepare(experiment):
+        record_here(teacher.serving, input_plan(experiment), [0])
+    file = tmp_path / "remote.yaml"
+    file.write_text(yaml.safe_dump(experiment.as_dict()))
+    arguments = ["verify", str(file), "-s", f"signals.mirror={tmp_path / 'b'}"]
+    assert main(arguments) == 0
+    name = next(name for name in Remote(url).list() if name.endswith(".arrow"))
+    content = Remote(url).read(name) or b""
+    Remote(url).write(name, content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    assert main(arguments) == 1
+    assert f"{url}/{name}: damaged, moved aside" in capsys.readouterr().out.replace("\n", "")
+    jobs = [missing_jobs(t.serving.recording, [0])[0] for t in prepare(experiment)]
+    assert [len(found) for found in jobs] in ([1, 0], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"signals.mirror_bytes": 1}, "signals.mirror_bytes: .* set root to a URL"),
+        ({"signals.mirror": "x"}, "signals.mirror: .* set root to a URL"),
+        ({"signals.root": "s3://nobody/x"}, "signals.root: s3://nobody/x: .* create the bucket"),
+        ({"signals.root": "s4://x/y"}, "signals.root: 's4://x/y': .* did you mean s3://"),
+        (
+            {"signals.root": "memory://x", "signals.retain": "window"},
+            "signals.retain: 'window' .* set retain: all",
+        ),
+    ],
+)
+def test_a_wrong_location_is_a_mistake_before_any_work(s3_server, fashion, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        check(tiny(fashion, changes))
+    assert s3_server.url
 
 
 @pytest.mark.slow
