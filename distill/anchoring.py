@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 class AnchoredTeacher(nn.Module):
     """ATSC's teacher: it is trained, and knows the weights W⁰ that it began with.
 
-    It stays in eval mode: BatchNorm keeps its statistics. W⁰ is not saved: a teacher is built from
-    its own weights before those of a checkpoint are loaded into it.
+    It is in training mode. W⁰ is not saved: a teacher is built from its own weights before those of
+    a checkpoint are loaded into it.
     Source: Jang et al. 2024, Adaptive Teaching with Shared Classifier (arXiv 2406.08528).
     """
 
     def __init__(self, model: Normalized) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(True)
+        # With statistics that stand still, weights that move by half a percent already spoil every
+        # later layer's, and the features collapse: no penalty is on BatchNorm's scales.
+        self.model = model.train().requires_grad_(True)
         apart = set(self.classifier.parameters())
         self._moving = [
             name

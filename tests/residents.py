@@ -101,8 +101,8 @@ def work(rank: int) -> Tensor:
 
 
 def freeze_statistics(learner: AdaptiveTeacherLearner) -> None:
-    """Projectors in eval mode: else each worker's BatchNorm would see half a batch."""
-    learner.method.heads.eval()
+    """All of the method in eval mode: else each worker's BatchNorm would see half a batch."""
+    learner.method.parts.eval()
 
 
 def shared(learner: AdaptiveTeacherLearner) -> list[Tensor]:

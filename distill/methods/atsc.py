@@ -2,8 +2,8 @@
 
 Jang, Kim, Lim, Lee: Adaptive Teaching with Shared Classifier for Knowledge Distillation, 2024
 (arXiv 2406.08528), on the projector of SimKD. Several teachers (our reading): one projector a
-teacher, losses averaged, predicted probabilities averaged. The teachers' BatchNorm keeps its
-statistics (our reading): their answers stay functions of one sample, on any number of workers.
+teacher, losses averaged, predicted probabilities averaged. The teachers run in training mode (our
+reading), so that BatchNorm keeps up with weights that move.
 
 Legend: T teachers, B samples, C classes.
 """
