@@ -18,6 +18,7 @@ from distill.learners import LEARNERS, AdaptiveTeacherLearner
 from distill.methods import config_class
 from distill.signals import (
     LOGITS,
+    Progress,
     SignalSpec,
 )
 from orchestrator.run_student import batch_plan
