@@ -72,7 +72,7 @@ class Fleet:
         self._actors: dict[str, list[Any]] = {}
         self._recipes: list[Any] = []
 
-    def actors(self, key: str, recipe: TeacherRecipe, placement: Placement) -> Sequence[Any]:
+    def actors(self, key: str, recipe: TeacherRecipe, placement: Placement) -> list[Any]:
         """The actors of a teacher, started at the first call. Does not wait for them."""
         if key not in self._actors:
             reference = ray.put(recipe)
@@ -94,6 +94,13 @@ class Fleet:
         """End a teacher's actors; what they held is free for students."""
         for actor in self._actors.pop(key, ()):
             ray.kill(actor)
+
+    def release_one(self, key: str, actor: Any) -> None:
+        """End one actor of a teacher; another's that waits for its place can start."""
+        self._actors[key].remove(actor)
+        if not self._actors[key]:
+            del self._actors[key]
+        ray.kill(actor)
 
     def __enter__(self) -> Self:
         return self

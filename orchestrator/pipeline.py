@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -228,8 +228,16 @@ def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:
 
 
 def _measure(prepared: Sequence[PreparedTeacher], fleet: Fleet, data: Data) -> None:
-    """Every teacher's test accuracy, once ever; asked of all before the first answer is awaited."""
+    """Every teacher's test accuracy, once ever: of all at once where they fit, else in turn."""
     unknown = [teacher for teacher in prepared if filed_accuracy(teacher, data) is None]
+    if not fits([teacher.serving.placement for teacher in prepared], workers={}):
+        for teacher in unknown:
+            serving, key = teacher.serving, teacher.serving.recording.key
+            one = replace(serving.placement, num_actors=1)
+            answer = fleet.actors(key, serving.recipe, one)[0].test_accuracy.remote()
+            file_accuracy(teacher, data, ask(answer, teacher.name))
+            fleet.release(key)
+        return
     answers = [
         fleet.actors(
             teacher.serving.recording.key, teacher.serving.recipe, teacher.serving.placement

@@ -243,7 +243,7 @@ class Recorder:
         self._dispatch(queues)
 
     def _dispatch(self, queues: dict[str, deque[PartJob]]) -> None:
-        """Keep every actor busy until no job is left; a teacher without work is let go at once."""
+        """Keep every actor busy until no job is left; one without work makes place for others."""
         actors = {
             serving.recording.key: self._fleet.actors(
                 serving.recording.key, serving.recipe, serving.placement
@@ -263,9 +263,8 @@ class Recorder:
             for task in done:
                 key, actor = running.pop(task)
                 self._note(ask(task, self._name(key)), actor, queues, running)
-                if not queues[key] and all(key != other for other, _ in running.values()):
-                    self._fleet.release(key)
-                    del actors[key]
+                if not queues[key] and all(actor is not other for _, other in running.values()):
+                    self._fleet.release_one(key, actor)
 
     def _name(self, key: str) -> str:
         return next(s.recording.teacher for s in self._servings if s.recording.key == key)
