@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol, final
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from jaxtyping import Float, Int, UInt8
     from torch import Tensor
 
@@ -191,8 +190,3 @@ def iterate_specs(
     for teacher, specs in needs.items():
         for spec in sorted(specs):
             yield teacher, spec
-
-
-def device_of(module: torch.nn.Module) -> torch.device:
-    """The device that a module's first parameter lies on."""
-    return next(module.parameters()).device

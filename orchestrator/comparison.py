@@ -13,10 +13,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from orchestrator.runs import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,7 +205,7 @@ def _student_cells(row: Mapping[str, Any], by: str, shown: list[str]) -> list[st
 
 
 def comparison_table(index: pd.DataFrame, *, by: str = "method", title: str = "") -> Table:
-    """``compare`` in 80 columns: students best first, then teachers; ``to_markdown`` has more.
+    """``compare`` in 80 columns: students best first, then teachers.
 
     Raises ValueError where no run is finished.
     """
@@ -226,20 +223,3 @@ def comparison_table(index: pd.DataFrame, *, by: str = "method", title: str = ""
             table.add_row(*(Text(row[i]) for i in places))
         table.add_section()
     return table
-
-
-def to_markdown(index: pd.DataFrame, *, by: str = "method") -> str:
-    """The same table in Markdown. Raises ValueError where no run is finished."""
-    headings, students, teachers = _cells(index, by)
-    rule = [":--", *["--:"] * (len(headings) - 1)]
-    lines = [_markdown_row(row) for row in (headings, rule, *students, *teachers)]
-    return "\n".join([*lines, "", _CAPTION, ""])
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-
-def write_csv(comparison: pd.DataFrame, path: Path) -> None:
-    """Write what ``compare`` returned, all digits, atomically."""
-    write_atomically(path, lambda draft: comparison.to_csv(draft, index=False))

@@ -189,8 +189,3 @@ def index(runs: Iterable[RunFolder]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["path", "finished", *RESULT_FIELDS])
     numeric = [name for name in RESULT_FIELDS if name not in (*_IDENTITY, "teachers")]
     return table.astype(dict.fromkeys(numeric, "float64") | {"seed": "int64"})
-
-
-def save_index(table: pd.DataFrame, path: Path) -> None:
-    """Write ``table`` as Parquet, atomically."""
-    write_atomically(path, lambda draft: table.to_parquet(draft))

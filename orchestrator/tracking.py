@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from orchestrator.runs import RunFolder
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 
 @final
@@ -49,10 +49,6 @@ class RunTracker:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
         self._run.append_metrics({"epoch": epoch, "global_step": step, **row})
-
-    def on_histogram(self, name: str, values: np.ndarray) -> None:
-        """Record the distribution of ``values``, of any shape, as of the latest step."""
-        self._writer.add_histogram(name, values, self._step)
 
     def close(self, result: Mapping[str, Any] | None = None) -> None:
         """End the events; with a ``result``, hyperparameters and its numbers go in as HParams."""

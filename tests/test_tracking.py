@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -80,16 +79,6 @@ def test_a_run_begun_anew_forgets_the_old_one(tmp_path: Path) -> None:
     train(run, 0, 1, loss=5.0).close()
     assert scalars(run, "loss/ce") == [(2, 5.0)]
     assert list(run.metrics()["loss/ce"]) == [5.0]
-
-
-def test_histograms_are_written(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    tracker = train(run, 0, 1, loss=1.0)
-    tracker.on_histogram("teacher_weight/big", np.linspace(0, 1, 50))
-    tracker.close()
-    histogram = read(run).Histograms("teacher_weight/big")[0]
-    assert histogram.step == 2
-    assert histogram.histogram_value.num == 50
 
 
 def test_the_result_becomes_hparams_in_the_same_folder(tmp_path: Path) -> None:
