@@ -33,7 +33,7 @@ from benchmarks.common import (
     report,
     seconds,
 )
-from benchmarks.workbench import Bench, make_bench
+from benchmarks.workbench import FULL_DATA, QUICK_DATA, Bench, make_bench
 from distill.methods.kd import Config as KDConfig
 from distill.views import pass_views
 from orchestrator.fleet import Fleet, Placement
@@ -165,17 +165,19 @@ def _add_rates(results: Results, rounds: Rounds) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(__doc__).parse_args(argv)
     arch = "resnet8" if options.quick else "resnet20"
-    # The embedded images fill one part and a short one: two passes a turn share out evenly.
-    name, passes_per_turn = ("fashion_mnist_mini", 2) if options.quick else ("fashion_mnist", 1)
+    data = QUICK_DATA if options.quick else FULL_DATA
+    # The quick run's images fill one part: two passes a turn share out evenly.
+    passes_per_turn = 2 if options.quick else 1
     with tempfile.TemporaryDirectory(prefix="tutelage-") as folder:
-        bench = make_bench(Path(folder), {"name": name}, [arch], KDConfig())
+        bench = make_bench(Path(folder), data, [arch], KDConfig())
         results = measure(
             bench,
             Path(folder),
             num_rounds=3 if options.quick else 5,
             passes_per_turn=passes_per_turn,
         )
-    report(f"Recording {arch}'s logits on {name}", results, targets=TARGETS, json_file=options.json)
+    title = f"Recording {arch}'s logits on {data['name']}"
+    report(title, results, targets=TARGETS, json_file=options.json)
 
 
 if __name__ == "__main__":

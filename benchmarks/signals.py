@@ -10,8 +10,8 @@
 - ``none``: no teacher at all, by cross-entropy.
 
 Features are a 128x7x7 float16 map of each teacher, regressed on by FitNet's hint loss beside KD.
-With --quick the records are drawn numbers and epochs are short, shorter still for ``local`` and
-``served``; ratios are of images a second.
+Ratios are of images a second, for epochs of ``local`` and ``served`` are shorter than the others:
+they take long. With --quick all are short, and the records are drawn numbers.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ from orchestrator.teachers import Teacher
 NUM_TEACHERS = (1, 2, 3, 5)
 FEW = 3  # teachers of every figure that names no number
 LOGIT_ARCHS = ("resnet20", "resnet14", "resnet8", "resnet14", "resnet8")
+LIVE_SAMPLES = 12_800  # of the full run's epochs in which teachers answer: they take long
 FEATURE_ARCHS = ("wrn_16_2",) * FEW  # their last stage gives a map of 128x7x7
 
 TARGETS = {
@@ -273,8 +274,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             features,
             fleet,
             num_rounds=3 if options.quick else 5,
-            num_samples=1920 if options.quick else None,
-            num_live=320 if options.quick else None,
+            num_samples=1536 if options.quick else None,
+            num_live=256 if options.quick else LIVE_SAMPLES,
         )
     report(f"A student's epoch on {data['name']}", results, targets=TARGETS, json_file=options.json)
 

@@ -123,6 +123,7 @@ class Training(_Frozen):
     optimizer: Optimizer = SGD()
     schedule: Schedule = Schedule()
     seed: Seed = 0
+    data: DataConfig | None = None  # default: the experiment's own
 
 
 @final

@@ -43,7 +43,7 @@ def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
 
     Raises ConfigError that names field, value and fix.
     """
-    raw = _read(source)
+    raw = _read(source, ())
     for text in overrides:
         path, equals, value = text.partition("=")
         if not equals:
@@ -156,7 +156,39 @@ def _parse(text: str, *, subject: str) -> Any:
         raise ConfigError(f"{subject} is not plain YAML: {problem}{line}") from None
 
 
-def _read(source: str) -> dict[str, Any]:
+def _read(source: str, extending: tuple[str, ...]) -> dict[str, Any]:
+    """An experiment's plain values, on top of those of the experiment that it ``extends``."""
+    if source in extending:
+        chain = " -> ".join(f"'{name}'" for name in (*extending, source))
+        raise ConfigError(f"extends: {chain} goes round in a circle; take one of them out")
+    raw = _parse(_text(source), subject=f"experiment: '{source}'")
+    if not isinstance(raw, dict):
+        raise ConfigError(f"experiment: '{source}' holds no fields; see `show` for an example")
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise ConfigError(f"extends: should be an experiment's name or file (it is {base!r})")
+    if base not in shipped_experiments():  # a file is found beside the one that names it
+        base = str(Path(source).parent / base)
+    return _merged(_read(base, (*extending, source)), raw)
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``top`` over ``base``, field by field; what bears another name or kind replaces the whole."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        alike = (
+            isinstance(below, dict)
+            and isinstance(value, dict)
+            and all(below.get(tag) == value.get(tag, below.get(tag)) for tag in ("name", "kind"))
+        )
+        merged[key] = _merged(below, value) if alike else value
+    return merged
+
+
+def _text(source: str) -> str:
     names = shipped_experiments()
     file = resources.files("distill") / "experiments" / f"{source}.yaml"
     if source not in names:
@@ -167,13 +199,9 @@ def _read(source: str) -> dict[str, Any]:
                 f"experiment: no file '{source}', and no shipped experiment of that name{hint}"
             )
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"experiment: cannot read '{source}' as text: {error}") from None
-    raw = _parse(text, subject=f"experiment: '{source}'")
-    if not isinstance(raw, dict):
-        raise ConfigError(f"experiment: '{source}' holds no fields; see `show` for an example")
-    return raw
 
 
 def _explain(

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from distill.config import AUTO, EMBEDDED, Experiment, Signals, Teacher
-from distill.datasets import Data, DataInfo, describe, load_data
+from distill.datasets import Data, DataConfig, DataInfo, describe, load_data
 from distill.loading import ConfigError
 from distill.methods import MethodConfig
 from distill.methods.base import Setting
@@ -62,23 +62,28 @@ def check_data(experiment: Experiment) -> Data:
 
     Raises ConfigError for data that is damaged, or too few for a batch.
     """
-    try:
-        data = load_data(experiment.data)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    sizes = [("schedule.batch_size", experiment.schedule.batch_size)] + [
-        (f"teachers[{index}].training.schedule.batch_size", teacher.training.schedule.batch_size)
-        for index, teacher in enumerate(experiment.teachers)
-        if teacher.checkpoint == AUTO
-    ]
+    data = _loaded(experiment.data)
+    sizes = [("schedule.batch_size", experiment.schedule.batch_size, data)]
+    for index, teacher in enumerate(experiment.teachers):
+        if teacher.checkpoint == AUTO:
+            training, field = teacher.training, f"teachers[{index}].training.schedule.batch_size"
+            own = _loaded(training.data) if training.data else data
+            sizes.append((field, training.schedule.batch_size, own))
     problems = [
-        f"{field}: {size} is more than the {len(data.train)} training samples; set it lower"
-        for field, size in sizes
-        if size > len(data.train)
+        f"{field}: {size} is more than the {len(of.train)} training samples; set it lower"
+        for field, size, of in sizes
+        if size > len(of.train)
     ]
     if problems:
         raise ConfigError("\n".join(problems))
     return data
+
+
+def _loaded(config: DataConfig) -> Data:
+    try:
+        return load_data(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def checkpoint_path(teacher: Teacher) -> Path | None:
@@ -106,6 +111,8 @@ def _teacher(teacher: Teacher, field: str, info: DataInfo | None) -> list[str]:
                 f"{field}.normalization: {channels[0]} means and {channels[1]} stds for images of "
                 f"{info.in_channels} channels; give one of each a channel"
             )
+    if teacher.training.data and info:
+        problems += _training_data(teacher.training.data, f"{field}.training.data", info)
     path = checkpoint_path(teacher)
     if path is None:
         return problems
@@ -121,6 +128,21 @@ def _teacher(teacher: Teacher, field: str, info: DataInfo | None) -> list[str]:
             f"{info.num_classes}; give a teacher of this data, or other data"
         )
     return problems
+
+
+def _training_data(config: DataConfig, field: str, info: DataInfo) -> list[str]:
+    """A teacher's own training data must look like the data that it is asked about."""
+    try:
+        own = describe(config)
+    except ValueError as error:
+        return [f"{field}: {error}"]
+    if own == info:
+        return []
+    shown = "{0.num_classes} classes, {0.in_channels} channels, {0.image_size} pixels"
+    return [
+        f"{field}: '{config.name}' has {shown.format(own)} and the experiment's data "
+        f"{shown.format(info)}; give data of the same classes and shape"
+    ]
 
 
 def _no_file(teacher: Teacher) -> str:

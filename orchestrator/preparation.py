@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 
 from distill.config import Experiment, Teacher
-from distill.datasets import Data, cache_root
+from distill.datasets import Data, cache_root, load_data
 from distill.loading import ConfigError
 from distill.methods import MethodConfig
 from distill.methods.base import Needs
@@ -145,6 +145,14 @@ def _load(teacher: Teacher, data: Data, checkpoint: Path) -> TappedModel:
     return network
 
 
+def _normalization(teacher: Teacher, data: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that a teacher expects: those of the data that trained it."""
+    if teacher.normalization:
+        return teacher.normalization.mean, teacher.normalization.std
+    known = load_data(teacher.training.data) if teacher.training.data else data
+    return tuple(known.mean.tolist()), tuple(known.std.tolist())
+
+
 def _prepare(
     teacher: Teacher,
     experiment: Experiment,
@@ -160,11 +168,7 @@ def _prepare(
     # A resident teacher's taps are read in the worker, where no signal names them.
     taps = tuple(sorted({*teacher.taps, *(spec.tap for spec in specs)} - {LOGITS}))
     shapes = _shapes(network, data)
-    mean, std = (
-        (teacher.normalization.mean, teacher.normalization.std)
-        if teacher.normalization
-        else (tuple(data.mean.tolist()), tuple(data.std.tolist()))
-    )
+    mean, std = _normalization(teacher, data)
     recipe = TeacherRecipe(
         name=teacher.name,
         arch=teacher.arch,

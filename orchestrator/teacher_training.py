@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distill.config import AUTO, Experiment, Network, Teacher
-from distill.datasets import Data, cache_root
+from distill.datasets import Data, cache_root, load_data
 from distill.methods import config_class
 from orchestrator.identity import canonical_json
 from orchestrator.runs import RunFolder
@@ -15,17 +15,25 @@ from orchestrator.students import Event, StudentJob, train_students
 
 
 def auto_checkpoint(teacher: Teacher, experiment: Experiment, data: Data) -> Path:
-    """The file that an automatic teacher has, or will have once it is trained."""
+    """The file that an automatic teacher has, or will have once it is trained.
+
+    ``data`` is the experiment's, which a teacher may be trained apart from.
+    """
     fields = {
         "arch": teacher.arch,
         "options": teacher.options,
         "normalization": teacher.normalization and teacher.normalization.model_dump(),
-        "training": teacher.training.model_dump(mode="json"),
+        "training": teacher.training.model_dump(mode="json", exclude={"data"}),
         "views": experiment.views.fingerprint_fields(),
-        "split": data.train.fingerprint,
+        "split": _own_data(teacher, data).train.fingerprint,
     }
     digest = hashlib.sha256(canonical_json(fields, where="teacher").encode()).hexdigest()[:20]
     return cache_root(experiment.data) / "teachers" / f"{teacher.name}-{digest}.safetensors"
+
+
+def _own_data(teacher: Teacher, data: Data) -> Data:
+    """What the teacher is trained on."""
+    return load_data(teacher.training.data) if teacher.training.data else data
 
 
 def untrained(experiment: Experiment, data: Data) -> list[Teacher]:
@@ -44,6 +52,7 @@ def training_job(teacher: Teacher, experiment: Experiment, data: Data) -> Studen
     alone = experiment.model_copy(
         update={
             "name": f"{experiment.name}-teachers",
+            "data": teacher.training.data or experiment.data,
             "student": Network(arch=teacher.arch, options=teacher.options),
             "method": config_class("ce")(),
             "baselines": (),
