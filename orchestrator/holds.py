@@ -1,4 +1,4 @@
-"""Holds on a mirror's folders: a pass that any process of this node has open is not evicted."""
+"""Holds on folders: what any process of this node holds is not evicted, nor held by one alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from orchestrator.layout import remove_tree
 
 
 @contextmanager
-def hold(folder: Path) -> Generator[None]:
-    """Make a folder, and keep it from being evicted meanwhile.
+def hold(folder: Path, *, alone: bool = False) -> Generator[None]:
+    """Make a folder, and keep it from being evicted meanwhile, by nobody else where ``alone``.
 
-    The kernel holds the lock on the folder itself, and lets go when the process ends.
+    Waits for those who hold it otherwise. The kernel holds the lock on the folder itself, and lets
+    go when the process ends.
     """
-    descriptor = _open_shared(folder)
+    descriptor = _open_locked(folder, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
     try:
         yield
     finally:
@@ -42,14 +43,14 @@ def evict(folder: Path) -> bool:
     return True
 
 
-def _open_shared(folder: Path) -> int:
+def _open_locked(folder: Path, kind: int) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:  # evicted since the line above
             continue
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        fcntl.flock(descriptor, kind)
         if _is_same(descriptor, folder):
             return descriptor
         os.close(descriptor)

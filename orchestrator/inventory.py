@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import final
 
 from distill.signals import SignalSpec
+from orchestrator.consumers import CONSUMERS
 from orchestrator.identity import Identity
 from orchestrator.layout import (
     REMOVED_PREFIX,
@@ -23,7 +24,6 @@ from orchestrator.layout import (
 from orchestrator.locks import LOCK_FILE
 from orchestrator.mirror import Mirror, place_of
 from orchestrator.places import Place
-from orchestrator.retention import CONSUMERS, has_consumers
 
 MIN_PREFIX = 4  # digits of a key that stand for it
 
@@ -91,8 +91,9 @@ def remove(root: Path | Mirror, key: str) -> int:
     folder = place.root / key
     for leftover in place.root.glob(f"{REMOVED_PREFIX}*"):  # of a removal that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    with place.lock(key):
-        if has_consumers(folder):
+    consumers = place.consumers(key)
+    with place.lock(key), consumers.alone():
+        if consumers.is_anybody():
             raise BlockingIOError(
                 f"{place.shown(folder)}: a process reads its records here; wait until it has "
                 "ended, or end it"

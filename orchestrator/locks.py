@@ -24,7 +24,7 @@ from orchestrator.remote import Remote, RemoteError
 LOCK_FILE = "recording.lock"
 LEASE_FILE = "recording.lease"
 LEASE_S = 60.0  # of a lease that is not renewed any more
-_RENEWALS = 4  # in the time of a lease
+RENEWALS = 4  # in the time of a lease
 
 
 class Lock(Protocol):
@@ -71,7 +71,7 @@ class RecordingLock:
             os.close(descriptor)
             return False
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+        os.pwrite(descriptor, json.dumps(this_process()).encode(), 0)
         self._descriptor = descriptor
         return True
 
@@ -128,7 +128,7 @@ class LeaseLock:
             return True
         found = self._read()
         if found is not None:
-            if _expires_s(found) > time.time():
+            if expires_s(found) > time.time():
                 return False
             self._remote.remove(self._name)
         token = uuid.uuid4().hex
@@ -158,7 +158,7 @@ class LeaseLock:
 
     def holder(self) -> str | None:
         found = self._read()
-        if found is None or _expires_s(found) <= time.time():
+        if found is None or expires_s(found) <= time.time():
             return None
         return _described(json.dumps(found))
 
@@ -171,15 +171,15 @@ class LeaseLock:
         self.release()
 
     def _content(self, token: str) -> bytes:
-        lease = _this_process() | {"token": token, "expires_s": time.time() + self._duration_s}
+        lease = this_process() | {"token": token, "expires_s": time.time() + self._duration_s}
         return json.dumps(lease).encode()
 
     def _read(self) -> dict[str, Any] | None:
         content = self._remote.read(self._name)
-        return None if content is None else _parsed(content.decode(errors="replace"))
+        return None if content is None else parsed(content.decode(errors="replace"))
 
     def _renew(self) -> None:
-        while not self._released.wait(self._duration_s / _RENEWALS):
+        while not self._released.wait(self._duration_s / RENEWALS):
             try:
                 if (self._read() or {}).get("token") != self._token:
                     return  # it expired, and somebody took it over or removed it
@@ -188,11 +188,13 @@ class LeaseLock:
                 continue  # the next time may be better; else the lease expires
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
+    """What names this process in a lock or lease."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed(text: str) -> dict[str, Any]:
+    """A lease's fields; none where it is none."""
     try:
         values: object = json.loads(text)
     except ValueError:
@@ -201,13 +203,13 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _described(owner: str) -> str:
-    values = _parsed(owner)
+    values = parsed(owner)
     if "pid" in values and "host" in values:
         return f"process {values['pid']} on host {values['host']}"
     return "another process"
 
 
-def _expires_s(lease: dict[str, Any]) -> float:
+def expires_s(lease: dict[str, Any]) -> float:
     """Seconds since the epoch; long ago for what is no lease, as a writer that died may leave."""
     found = lease.get("expires_s")
     return found if isinstance(found, float) else 0.0

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, final
 
+from orchestrator.consumers import Consumers, RemoteConsumers
 from orchestrator.holds import evict, hold
 from orchestrator.identity import Identity
 from orchestrator.layout import (
@@ -147,8 +148,18 @@ class Mirror:
         self.remote.remove(self._name(folder))
         remove_tree(folder)
 
+    def forget_deleted(self, column: Path) -> None:
+        copies = list(column.glob("pass-*"))  # before asking: what is new by then is kept
+        recorded = set(map(pass_name, self.passes(column))) if copies else set[str]()
+        for copy in copies:
+            if copy.name not in recorded:
+                evict(copy)
+
     def lock(self, key: str) -> Lock:
         return LeaseLock(self.remote, key)
+
+    def consumers(self, key: str) -> Consumers:
+        return RemoteConsumers(self.remote, key)
 
     def _name(self, path: Path) -> str:
         return "" if path == self.root else path.relative_to(self.root).as_posix()
@@ -179,6 +190,7 @@ class Mirror:
             draft.unlink(missing_ok=True)
 
     def _fetch(self, folder: Path, names: Sequence[str], drafts: Path) -> None:
+        self.forget_deleted(folder.parent)
         found = self.files(folder)
         if gone := [name for name in names if name not in found]:
             raise ValueError(f"{self.shown(folder / gone[0])}: is not recorded; {_MEND}")

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol, final
 
 import numpy as np
 
+from orchestrator.consumers import Consumers, LocalConsumers
 from orchestrator.identity import Identity
 from orchestrator.layout import (
     FileInfo,
@@ -77,8 +78,16 @@ class Place(Protocol):
         """Delete a folder; what is mapped stays readable."""
         ...
 
+    def forget_deleted(self, column: Path) -> None:
+        """Delete copies of passes that are recorded no more, unless they are open."""
+        ...
+
     def lock(self, key: str) -> Lock:
         """What the one process that records a teacher holds."""
+        ...
+
+    def consumers(self, key: str) -> Consumers:
+        """All drivers that read a teacher's recordings."""
         ...
 
 
@@ -125,8 +134,13 @@ class LocalPlace:
     def remove(self, folder: Path) -> None:
         remove_tree(folder)
 
+    def forget_deleted(self, column: Path) -> None: ...
+
     def lock(self, key: str) -> Lock:
         return RecordingLock(self.root / key)
+
+    def consumers(self, key: str) -> Consumers:
+        return LocalConsumers(self.root / key)
 
 
 def damaged_name(name: str, content: bytes | memoryview) -> str:

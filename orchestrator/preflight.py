@@ -250,11 +250,6 @@ def _location(signals: Signals) -> list[str]:
     """A URL that records cannot be kept at: unknown, not installed, not there, not allowed."""
     if signals.source != "cached" or not is_remote(signals.root):
         return []
-    if signals.retain == "window":
-        return [
-            "signals.retain: 'window' counts the readers on this machine alone, and others may "
-            f"read '{signals.root}'; set retain: all, or root to a folder"
-        ]
     try:
         check_remote(signals.root)
     except (ValueError, RemoteError) as error:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import threading
-import uuid
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
 from orchestrator.codecs import make_codec
-from orchestrator.runs import write_atomically
+from orchestrator.consumers import Consumers
 
 if TYPE_CHECKING:
     from orchestrator.recording import Recording
-
-CONSUMERS = "consumers"
+    from orchestrator.store import Column
 
 
 @final
@@ -60,80 +54,51 @@ class Demand:
 class Retention:
     """Deletes the passes that every consumer has left behind (``retain: window``).
 
-    Every driver that reads a teacher's recordings keeps a file beside them that says which passes
-    it still needs, and holds a lock on it; the kernel lets go of the lock when the driver dies.
+    Every driver that reads a teacher's recordings says beside them which passes it still needs.
+    For recordings at a URL all methods but ``release`` raise RemoteError.
     """
 
     def __init__(self, recordings: Sequence[Recording], demand: Demand) -> None:
         self._recordings = recordings
         self._demand = demand
-        name = f"{uuid.uuid4().hex}.json"
-        self._files = {r.key: r.store.path / CONSUMERS / name for r in recordings}
-        self._held: list[int] = []
+        self._consumers = {r.key: r.store.place.consumers(r.key) for r in recordings}
 
     def register(self) -> None:
         """Declare this driver's needs, before anything is recorded or read."""
-        for path in self._files.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._held.append(lock)
-        self._declare()
+        try:
+            self._declare()
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Withdraw this driver's needs."""
-        for path in self._files.values():
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
-        for lock in self._held:
-            os.close(lock)
-        self._held.clear()
+        for consumers in self._consumers.values():
+            consumers.withdraw()
 
     def sweep(self) -> None:
         """Delete the recorded passes that neither this driver nor any other still needs."""
         self._declare()
         for recording in self._recordings:
-            needed = set(self._demand.passes()) | _needs_of_others(self._files[recording.key])
-            for signal in recording.signals:
-                column = recording.store.column(signal.spec, make_codec(signal.codec, signal.shape))
-                for pass_index in column.passes():
-                    if pass_index not in needed:
+            consumers, store = self._consumers[recording.key], recording.store
+            columns = [
+                store.column(signal.spec, make_codec(signal.codec, signal.shape))
+                for signal in recording.signals
+            ]
+            if self._left_behind(columns, consumers):
+                with consumers.alone():  # asked again: somebody may have begun to read
+                    for column, pass_index in self._left_behind(columns, consumers):
                         column.remove_pass(pass_index)
+            for column in columns:
+                store.place.forget_deleted(column.path)
+
+    def _left_behind(
+        self, columns: Iterable[Column], consumers: Consumers
+    ) -> list[tuple[Column, int]]:
+        needed = set(self._demand.passes()) | consumers.needs_of_others()
+        return [(c, index) for c in columns for index in c.passes() if index not in needed]
 
     def _declare(self) -> None:
-        text = json.dumps(self._demand.passes())
-        for path in self._files.values():
-            write_atomically(path, lambda draft: draft.write_text(text))
-
-
-def has_consumers(folder: Path) -> bool:
-    """Whether a live driver, this process included, reads a teacher's recordings."""
-    return any(_is_alive(lock) for lock in (folder / CONSUMERS).glob("*.lock"))
-
-
-def _needs_of_others(ours: Path) -> set[int]:
-    """What other live drivers declared; the files of dead ones are removed."""
-    needed: set[int] = set()
-    for path in ours.parent.glob("*.json"):
-        if path == ours:
-            continue
-        if _is_alive(path.with_suffix(".lock")):
-            needed |= set(json.loads(path.read_text()))
-        else:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
-    return needed
-
-
-def _is_alive(lock: Path) -> bool:
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        passes = self._demand.passes()
+        for consumers in self._consumers.values():
+            consumers.declare(passes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from distill.signals import SignalSpec
 from orchestrator.codecs import make_codec
 from orchestrator.layout import tree_bytes
 from orchestrator.mirror import Mirror
-from orchestrator.remote import Remote, RemoteError
+from orchestrator.remote import LISTING_S, Remote, RemoteError
 from orchestrator.store import PartId, SignalStore
 from tests.remote_stores import damage, name_of, node, remote_of, start
 from tests.test_store import IDENTITY, LAST, VALUES, flip, logits_column, record
@@ -210,6 +211,22 @@ def test_a_removed_pass_is_missing_everywhere_and_what_is_open_stays_readable(ur
     np.testing.assert_array_equal(rows, before)
     assert here.passes() == []
     assert len(here.missing([0])) == PARTS
+
+
+def test_a_mirror_drops_what_was_deleted_elsewhere_unless_it_is_open(url, tmp_path):
+    writer, reader = node(url, tmp_path / "a"), node(url, tmp_path / "b")
+    for index in range(4):
+        record(writer, index)
+    kept = reader.open_pass(0)
+    reader.open_pass(1)
+    for index in (0, 1):
+        writer.remove_pass(index)
+    time.sleep(LISTING_S)
+    reader.open_pass(2)
+    assert sorted(path.name for path in reader.path.glob("pass-*")) == ["pass-00000", "pass-00002"]
+    del kept
+    reader.open_pass(3)
+    assert not (reader.path / "pass-00000").exists()
 
 
 def test_a_part_that_was_not_uploaded_is_missing(url, tmp_path, monkeypatch):

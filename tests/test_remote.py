@@ -157,10 +157,6 @@ def test_verify_finds_a_damaged_part_at_a_url(url, fashion, tmp_path, capsys):
         ({"signals.mirror": "x"}, "signals.mirror: .* set root to a URL"),
         ({"signals.root": "s3://nobody/x"}, "signals.root: s3://nobody/x: .* create the bucket"),
         ({"signals.root": "s4://x/y"}, "signals.root: 's4://x/y': .* did you mean s3://"),
-        (
-            {"signals.root": "memory://x", "signals.retain": "window"},
-            "signals.retain: 'window' .* set retain: all",
-        ),
     ],
 )
 def test_a_wrong_location_is_a_mistake_before_any_work(s3_server, fashion, changes, message):
