@@ -19,6 +19,7 @@ from distill.learners import Learner
 from distill.models.base import evaluating
 from distill.parallel import ALONE, Workers
 from distill.signals import LossReport, ModelOutput, Progress, SignalSource
+from distill.weight_tables import WeightSums, WeightTable
 
 LOG_EVERY = 50  # steps
 EVALUATION_BATCH = 512
@@ -33,6 +34,10 @@ class Observer(Protocol):
 
     def on_step(self, step: int, report: LossReport, *, lr: float) -> None:
         """Called every LOG_EVERY steps of the whole run, with the number of steps done."""
+        ...
+
+    def on_weights(self, epoch: int, tables: Mapping[str, WeightTable]) -> None:
+        """Called before ``on_epoch`` if the method weighs its teachers: a table by kind."""
         ...
 
     def on_epoch(self, epoch: int, row: Mapping[str, float], learner: Learner) -> None:
@@ -66,7 +71,7 @@ def fit(
     """
     for epoch in range(start_epoch, task.schedule.epochs):
         _seed(task.plan.seed, epoch, task.workers.rank)
-        row = _train_epoch(task, learner, source, observer, epoch=epoch)
+        row, tables = _train_epoch(task, learner, source, observer, epoch=epoch)
         row |= learner.end_epoch()
         # A resident BatchNorm has statistics of its own worker's batches: agree before evaluating.
         model = learner.inference_model()
@@ -75,6 +80,8 @@ def fit(
             row["accuracy/validation"] = evaluate(
                 model, task.validation, device=task.device, workers=task.workers
             )
+        if tables:
+            observer.on_weights(epoch, tables)
         observer.on_epoch(epoch, row, learner)
 
 
@@ -107,10 +114,10 @@ def learning_rate(schedule: Schedule, base: float, progress: Progress) -> float:
 
 def _train_epoch(
     task: Fit, learner: Learner, source: SignalSource, observer: Observer, *, epoch: int
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, WeightTable]]:
     learner.inference_model().train()
     learner.student.train()
-    sums = _Sums(task.device)
+    sums, weights = _Sums(task.device), WeightSums(task.device)
     started, waited, lr, step = time.perf_counter(), source.seconds_waited, 0.0, 0
     for batch, is_new in look_ahead(task.plan.batches(epoch, task.workers)):
         if is_new:
@@ -120,6 +127,7 @@ def _train_epoch(
         lr = learning_rate(task.schedule, task.lr, progress)
         report, output = learner.step(batch, source.signals(batch), progress=progress, lr=lr)
         sums.add(report, output, batch.labels)
+        weights.add(report, batch.labels, num_classes=output.logits.shape[1])
         step += 1
         total_steps = epoch * task.plan.steps_per_epoch + step
         if total_steps % LOG_EVERY == 0:
@@ -129,12 +137,16 @@ def _train_epoch(
     if not math.isfinite(row["loss/total"]):
         terms = ", ".join(f"{name} = {value:g}" for name, value in row.items() if "loss/" in name)
         raise DivergedError(f"epoch {epoch}: the loss is not finite ({terms}); try a lower lr")
-    return row | {
+    tables = weights.tables(task.workers)
+    for kind, table in tables.items():
+        row |= table.scalars(kind)
+    row |= {
         "learning_rate": lr,
         "throughput/images_per_s": step * task.plan.batch_size / seconds,
         "wait/signals_s": source.seconds_waited - waited,
         "seconds/epoch": seconds,
     }
+    return row, tables
 
 
 @final
@@ -156,8 +168,6 @@ class _Sums:
                 self._add(f"loss/{name}", term * size)
             for name, value in report.scalars.items():
                 self._add(f"method/{name}", value * size)
-            for teacher, weights in report.teacher_weights.items():
-                self._add(f"teacher_weight/{teacher}", weights.sum())
 
     def _add(self, name: str, value: torch.Tensor) -> None:
         value = value.to(torch.float64)

@@ -144,7 +144,9 @@ class LossReport:
     """Named terms, already weighted, whose sum is trained; and what a method wants logged."""
 
     terms: Mapping[str, Tensor]
-    teacher_weights: Mapping[TeacherName, Float[Tensor, " B"]] = field(default_factory=dict)
+    # By kind, such as teacher_weight (of logits) and feature_weight: shares in [0, 1], a sample
+    # each. The engine derives means, entropies, histograms and tables by class from them.
+    weights: Mapping[str, Mapping[TeacherName, Float[Tensor, " B"]]] = field(default_factory=dict)
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -157,11 +159,14 @@ class LossReport:
     def detach(self) -> LossReport:
         """The same numbers, without their graph."""
         return LossReport(
-            *({name: value.detach() for name, value in part.items()} for part in self._parts())
+            _detached(self.terms),
+            {kind: _detached(weights) for kind, weights in self.weights.items()},
+            _detached(self.scalars),
         )
 
-    def _parts(self) -> tuple[Mapping[str, Tensor], ...]:
-        return self.terms, self.teacher_weights, self.scalars
+
+def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in values.items()}
 
 
 class SignalSource(Protocol):

@@ -21,6 +21,7 @@ from distill.models.base import Normalized, feature_shapes
 from distill.parallel import Workers
 from distill.signals import LOGITS, LossReport, SignalShapes, SignalSource
 from distill.taps import known_taps
+from distill.weight_tables import WeightTable
 from orchestrator.runs import RunFolder
 from orchestrator.sources import CachedSource, LocalSource, NoSource, ServedSource
 from orchestrator.students import EpochEvent, Event, StartEvent, StudentJob
@@ -60,11 +61,11 @@ def run_student(
         device=device,
         workers=workers,
     )
-    filing = _Filing(job, learner, task, on_event=on_event, barrier=barrier)
+    filing = _Filing(job, learner, task, data, on_event=on_event, barrier=barrier)
     source = _source(job)
     try:
         fit(task, learner, source, filing, start_epoch=filing.start_epoch)
-        filing.finish(data)
+        filing.finish()
     finally:
         source.close()
         filing.close()
@@ -155,11 +156,12 @@ class _Filing:
         job: StudentJob,
         learner: Learner,
         task: Fit,
+        data: Data,
         *,
         on_event: Callable[[Event], Any],
         barrier: Callable[[Mapping[str, float]], None],
     ) -> None:
-        self.job, self.learner, self.task = job, learner, task
+        self.job, self.learner, self.task, self.data = job, learner, task, data
         self.on_event, self.barrier = on_event, barrier
         self.folder = RunFolder(job.folder)
         self.is_writer = task.workers.rank == 0
@@ -170,8 +172,14 @@ class _Filing:
         if self.is_writer:
             self.folder.create(self._config())
             self.folder.write_environment()
-            self.tracker = RunTracker(self.folder, self._config(), start_epoch=self.start_epoch)
             epochs = task.schedule.epochs
+            self.tracker = RunTracker(
+                self.folder,
+                self._config(),
+                self.start_epoch,
+                num_epochs=epochs,
+                class_names=data.class_names,
+            )
             self.on_event(StartEvent(job.title, epochs, self.start_epoch))
 
     def _config(self) -> dict[str, Any]:
@@ -196,6 +204,11 @@ class _Filing:
         if self.is_writer:
             terms = {name: float(term) for name, term in report.terms.items()}
             self.tracker.on_step(step, terms, lr)
+
+    def on_weights(self, epoch: int, tables: Mapping[str, WeightTable]) -> None:
+        if self.is_writer:
+            step = (epoch + 1) * self.task.plan.steps_per_epoch
+            self.tracker.on_weights(epoch, tables, step=step)
 
     def on_epoch(self, epoch: int, row: Mapping[str, float], learner: Learner) -> None:
         now = time.perf_counter()
@@ -230,16 +243,16 @@ class _Filing:
                 os.fsync(file.fileno())
             os.replace(beside, path)
 
-    def finish(self, data: Data) -> None:
+    def finish(self) -> None:
         """Report test accuracy, once: of the last weights and of those best on validation."""
-        last = self._test(data)
+        last = self._test()
         parameters = _count(self.learner.inference_model())
         best = last
         if self.best_epoch != self.task.schedule.epochs - 1:
             path = self.folder.checkpoint("best")
             state = torch.load(path, map_location=self.task.device, weights_only=True)
             self.learner.load_state_dict(state["learner"])
-            best = self._test(data)
+            best = self._test()
         if not self.is_writer:
             return
         job = self.job
@@ -252,7 +265,7 @@ class _Filing:
             "test_accuracy": last,
             "test_accuracy_best": best,
             "best_epoch": self.best_epoch,
-            "validation_accuracy": self.best if len(data.validation) else math.nan,
+            "validation_accuracy": self.best if len(self.data.validation) else math.nan,
             "seconds": self.seconds,
             "seconds_waiting": self.seconds_waiting,
             "parameters": parameters,
@@ -272,10 +285,10 @@ class _Filing:
         if self.is_writer and not self.folder.finished:
             self.tracker.close()
 
-    def _test(self, data: Data) -> float:
+    def _test(self) -> float:
         task = self.task
         model = self.learner.inference_model()
-        return evaluate(model, data.test, device=task.device, workers=task.workers)
+        return evaluate(model, self.data.test, device=task.device, workers=task.workers)
 
 
 def _count(model: nn.Module) -> int:

@@ -10,26 +10,43 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from orchestrator.runs import RunFolder
+from orchestrator.weights_by_class import WeightLog
 
 if TYPE_CHECKING:
-    pass
+    from distill.weight_tables import WeightTable
 
 
 @final
 class RunTracker:
-    """Writes one run's scalars; to be used by one process (rank 0) at a time.
+    """Writes what one run reports; to be used by one process (rank 0) at a time.
 
     ``start_epoch`` is the first epoch that will be reported: above 0, the run resumes, and
-    whatever was reported of that epoch or later ones is superseded.
+    whatever was reported of that epoch or later ones is superseded. ``class_names`` has a name for
+    each label.
     """
 
-    def __init__(self, run: RunFolder, config: Mapping[str, Any], start_epoch: int = 0) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        config: Mapping[str, Any],
+        start_epoch: int = 0,
+        *,
+        num_epochs: int,
+        class_names: Sequence[str],
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._run = run
         self._config = config
         self._step = _last_step(run, start_epoch)  # the last step of the last epoch kept
         self._writer = SummaryWriter(str(run.path), purge_step=self._step + 1)
+        self._weights = WeightLog(
+            run,
+            self._writer,
+            class_names=class_names,
+            num_epochs=num_epochs,
+            start_epoch=start_epoch,
+        )
 
     def on_step(self, global_step: int, terms: Mapping[str, float], lr: float) -> None:
         """Record one optimiser step, counted over the whole run; some may be left out."""
@@ -38,6 +55,13 @@ class RunTracker:
             self._writer.add_scalar(f"step/loss/{name}", value, global_step)
         self._writer.add_scalar("step/loss/total", sum(terms.values()), global_step)
         self._writer.add_scalar("step/learning_rate", lr, global_step)
+
+    def on_weights(self, epoch: int, tables: Mapping[str, WeightTable], *, step: int) -> None:
+        """Record how much the teachers counted, by kind, in an epoch that ended at a global step.
+
+        Call it before the epoch's ``on_epoch``, which flushes.
+        """
+        self._weights.add(epoch, tables, step=step)
 
     def on_epoch(self, epoch: int, row: Mapping[str, float], *, step: int) -> None:
         """Record one epoch, counted from 0, that ended at a global step: every value of ``row``.

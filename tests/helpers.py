@@ -23,6 +23,7 @@ from distill.models.base import Normalized, feature_shapes
 from distill.models.checkpoints import save_weights
 from distill.reductions import reduced_shape
 from distill.signals import LossReport, SignalShapes, SignalSpec
+from distill.weight_tables import WeightTable
 from orchestrator.preparation import PreparedTeacher, prepare_teachers
 from orchestrator.recording import Serving, missing_jobs
 from orchestrator.runs import RunFolder
@@ -120,10 +121,15 @@ class Diary:
     rows: list[Mapping[str, float]] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[int, LossReport] = field(default_factory=dict)
+    weights: list[Mapping[str, WeightTable]] = field(default_factory=list)
     rates: dict[int, float] = field(default_factory=dict)
 
     def on_step(self, step: int, report: LossReport, *, lr: float) -> None:
         self.steps[step], self.rates[step] = report, lr
+
+    def on_weights(self, epoch: int, tables: Mapping[str, WeightTable]) -> None:
+        assert epoch >= len(self.weights)
+        self.weights.append(tables)
 
     def on_epoch(self, epoch: int, row: Mapping[str, float], learner: Learner) -> None:
         assert epoch >= len(self.rows)

@@ -170,7 +170,7 @@ def test_meta_steps_lower_the_loss_on_the_views_they_learn_on() -> None:
         report, _ = learner.step(
             batch, TeacherSignals(values), progress=Progress(0, step, 1, 40), lr=0.01
         )
-        shares.append(float(report.teacher_weights["t0"].mean()))
+        shares.append(float(report.weights["teacher_weight"]["t0"].mean()))
     assert shares[-1] > shares[0] + 0.2
     assert learner.end_epoch().keys() == {"meta/loss"}
 

@@ -76,7 +76,7 @@ def test_epochs_report_what_the_learners_add(fashion: Path, tmp_path: Path) -> N
         table = RunFolder(job.folder).metrics()
         assert table.notna().all(axis=None)
         found[name] = set(table.columns)
-    assert {"meta/loss", "teacher_weight/a", "method/feature_weight/b"} <= found["mmkd"]
+    assert {"meta/loss", "teacher_weight/a", "feature_weight/b"} <= found["mmkd"]
     assert {"teacher_drift/a", "method/teacher_accuracy/b", "loss/penalty"} <= found["atsc"]
 
 

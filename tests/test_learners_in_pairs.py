@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from distill.parallel import ALONE
 from distill.signals import Progress
 from tests import pair, residents
 from tests.meta import WIDTH, batch_of, same
@@ -48,3 +49,10 @@ def test_two_workers_follow_one_with_teachers_that_move(results: Results) -> Non
     assert torch.equal(first, second)
     expected = torch.cat(residents.shared(alone))
     torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_two_workers_weights_sum_to_what_one_has(results: Results) -> None:
+    alone = pair.weigh(slice(None), ALONE)
+    assert alone["counts"].sum() == 100
+    for result in results:
+        torch.testing.assert_close(result["weights"], alone)

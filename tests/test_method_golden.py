@@ -54,8 +54,8 @@ def compare(case: Case, outputs: Mapping[str, Tensor], *, tolerance: float = 1e-
     assert max(errors.values()) < tolerance, errors
 
 
-def stacked(report: LossReport) -> Tensor:
-    return torch.stack(list(report.teacher_weights.values()))
+def stacked(report: LossReport, kind: str = "teacher_weight") -> Tensor:
+    return torch.stack(list(report.weights[kind].values()))
 
 
 @pytest.mark.parametrize("name", ["dkd", "ebkd", "camkd_logits"])
@@ -67,7 +67,7 @@ def test_logits(name: str) -> None:
     config = configured(name.removesuffix("_logits"), ce_weight=0, **settings, **rest)
     report = of_logits(case, student).loss(config)
     outputs = {"loss": report.total}
-    if report.teacher_weights:
+    if report.weights:
         outputs["weights"] = stacked(report)
     compare(case, outputs | case.gradients(report.total, {"student_logits": student}))
 
@@ -94,8 +94,7 @@ def test_camkd_features_behind_projectors_that_choose_channels() -> None:
         method.projectors[k], start = chosen, start + student.shape[1]
     report = bench.loss(config, method)
     loss = report.total / 50
-    means = torch.stack([report.scalars[f"feature_weight/t{k}"] for k in range(count)])
-    torch.testing.assert_close(means, case["weights"].mean(1))
+    torch.testing.assert_close(stacked(report, "feature_weight"), case["weights"])
     inputs = {f"projected_student_{k}": student for k, student in enumerate(students)}
     compare(case, {"loss": loss, **case.gradients(loss, inputs)})
 

@@ -119,9 +119,10 @@ def test_the_order_of_teachers_does_not_matter(name: str) -> None:
     again.parts.load_state_dict(permuted(method.parts.state_dict(), ORDER))
     report, same = BENCH.loss(config, method), other.loss(moved, again)
     torch.testing.assert_close(same.total, report.total)
-    assert list(same.teacher_weights) in ([], [names[k] for k in ORDER])
-    for teacher, weights in report.teacher_weights.items():
-        torch.testing.assert_close(same.teacher_weights[teacher], weights)
+    assert same.weights.keys() == report.weights.keys()
+    for kind, weights in report.weights.items():
+        assert list(same.weights[kind]) == [names[k] for k in ORDER]
+        torch.testing.assert_close(dict(same.weights[kind]), dict(weights))
     for scalar, value in report.scalars.items():
         torch.testing.assert_close(same.scalars[scalar], value)
 
@@ -132,8 +133,8 @@ def test_one_teacher_alone_is_plain_distillation(name: str) -> None:
     config = configured(name, 1, **NO_FEATURES.get(name, {}))
     report, plain = alone.loss(config), alone.loss(configured("kd"))
     torch.testing.assert_close(report.total, plain.total)
-    for weights in report.teacher_weights.values():
-        torch.testing.assert_close(weights, torch.ones_like(weights))
+    for weights in report.weights.values():
+        torch.testing.assert_close(weights["b.1"], torch.ones_like(weights["b.1"]))
 
 
 def test_one_teacher_of_amtml_is_plain_distillation_with_its_alpha() -> None:

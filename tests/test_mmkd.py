@@ -166,9 +166,10 @@ def test_teachers_in_another_order_have_their_own_weights_and_the_same_loss() ->
     order = ("t2", "t0", "t1")
     method = build()
     one, other = loss_terms(method), loss_terms(permuted_nets(method, order), order)
-    assert tuple(other.teacher_weights) == order
-    for name in MAPS:
-        torch.testing.assert_close(one.teacher_weights[name], other.teacher_weights[name])
+    assert one.weights.keys() == other.weights.keys() == {"teacher_weight", "feature_weight"}
+    for kind, weights in one.weights.items():
+        assert tuple(other.weights[kind]) == order
+        torch.testing.assert_close(dict(other.weights[kind]), dict(weights))
     torch.testing.assert_close(one.total, other.total)
 
 
@@ -180,7 +181,7 @@ def test_one_teacher_has_all_the_weight_and_is_ordinary_distillation() -> None:
     ours = method.loss(output, signals, labels, progress=START)
     kd = config_class("kd")().build(shapes(names)).loss(output, signals, labels, progress=START)
     torch.testing.assert_close(ours.total, kd.total)
-    assert torch.equal(ours.teacher_weights["t0"], torch.ones(WIDTH))
+    assert torch.equal(ours.weights["teacher_weight"]["t0"], torch.ones(WIDTH))
 
 
 def test_one_teacher_leaves_the_weights_nothing_to_learn() -> None:

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from distill.parallel import ALONE
+from distill.signals import LossReport
+from distill.weight_tables import WeightSums, WeightTable
 from orchestrator.runs import RunFolder
 from orchestrator.tracking import RunTracker, flatten
+from orchestrator.weights_by_class import weights_path
 
 STEPS = 3
+NAMES = ["shirt", "coat", "bag"]
 CONFIG = {"method": {"name": "kd", "temperature": 4.0}, "teachers": [{"name": "big"}]}
+
+
+def table(loss: float) -> WeightTable:
+    """Two teachers of equal weight, of which ``loss`` says the samples of the first class."""
+    sums = WeightSums(torch.device("cpu"))
+    labels = torch.tensor([0] * int(loss) + [1])
+    even = torch.full((len(labels),), 0.5)
+    report = LossReport({}, weights={"teacher_weight": {"a": even, "b": even}})
+    sums.add(report, labels, num_classes=3)
+    return sums.tables(ALONE)["teacher_weight"]
 
 
 def train(run: RunFolder, start: int, end: int, *, loss: float) -> RunTracker:
     """Report epochs ``start`` to ``end``, all of one ``loss``."""
-    tracker = RunTracker(run, CONFIG, start)
+    tracker = RunTracker(run, CONFIG, start, num_epochs=4, class_names=NAMES)
     for epoch in range(start, end):
         for step in range(epoch * STEPS, (epoch + 1) * STEPS):
             tracker.on_step(step, {"ce": loss, "kd": 2 * loss}, lr=0.1)
+        weights = {"teacher_weight": table(loss)}
+        tracker.on_weights(epoch, weights, step=(epoch + 1) * STEPS - 1)
         row = {"loss/ce": loss, "accuracy/validation": epoch / 10}
         tracker.on_epoch(epoch, row, step=(epoch + 1) * STEPS - 1)
     return tracker
@@ -27,7 +46,8 @@ def train(run: RunFolder, start: int, end: int, *, loss: float) -> RunTracker:
 
 def read(run: RunFolder) -> EventAccumulator:
     # Size 0 keeps every event; TensorBoard samples by default.
-    events = EventAccumulator(str(run.path), size_guidance={"scalars": 0, "tensors": 0})
+    kinds = ("scalars", "tensors", "histograms", "images")
+    events = EventAccumulator(str(run.path), size_guidance=dict.fromkeys(kinds, 0))
     return events.Reload()
 
 
@@ -62,6 +82,21 @@ def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path) -
     assert scalars(run, "step/loss/ce") == list(enumerate(steps))
     assert scalars(run, "loss/ce") == [(2, 1.0), (5, 1.0), (8, 5.0), (11, 5.0)]
     assert list(run.metrics()["loss/ce"]) == [1.0, 1.0, 5.0, 5.0]
+
+
+def test_a_resumed_run_has_every_epochs_weights_once(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    train(run, 0, 3, loss=1.0).close()
+    train(run, 2, 4, loss=5.0).close()
+    rows = pq.read_table(weights_path(run)).to_pandas()
+    first = rows[(rows["class_name"] == "shirt") & (rows["teacher"] == "b")]
+    assert list(first["epoch"]) == [0, 1, 2, 3]
+    assert list(first["samples"]) == [1, 1, 5, 5]
+    events = read(run)
+    drawn = [event.step for event in events.Images("teacher_weight_by_class")]
+    histograms = events.Histograms("teacher_weight_histogram/b")
+    assert drawn == [event.step for event in histograms] == [2, 5, 8, 11]
+    assert [event.histogram_value.num for event in histograms] == [2, 2, 6, 6]
 
 
 def test_steps_of_an_epoch_cut_short_are_purged(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class AdaptiveTeacherLearner:
         self._descend(self.classifier_optimizer, own, batch, lr=lr)
         joint = LossReport(
             {**report.terms, **own.terms},
-            teacher_weights=report.teacher_weights,
+            weights={**report.weights, **own.weights},
             scalars={**report.scalars, **own.scalars},
         )
         return joint.detach(), detached(ModelOutput(logits, output.features))

@@ -78,7 +78,7 @@ class AgreementWeighted(Method):
                 "ce": config.ce_weight * F.cross_entropy(student.logits, labels),
                 "kd": config.kd_weight * weights_T @ kl_TB.mean(1),
             },
-            teacher_weights=dict(zip(teachers.teachers, every_TB, strict=True)),
+            weights={"teacher_weight": dict(zip(teachers.teachers, every_TB, strict=True))},
         )
 
     def inference_model(self, student: nn.Module) -> nn.Module:

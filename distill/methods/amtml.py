@@ -132,12 +132,8 @@ class AdaptiveMultiTeacher(Method):
             terms["angle"] = config.angle_weight * angle_B.mean()
         if self.hints:
             terms["hint"] = config.hint_weight * self._hint_loss(student, teachers)
-        weights_BT = log_weights_BT.exp()
-        return LossReport(
-            terms,
-            teacher_weights=dict(zip(teachers.teachers, weights_BT.T, strict=True)),
-            scalars={"gate_entropy": losses.entropy(log_weights_BT.detach()).mean()},
-        )
+        weights = dict(zip(teachers.teachers, log_weights_BT.exp().T, strict=True))
+        return LossReport(terms, weights={"teacher_weight": weights})
 
     def _log_weights(self, student: ModelOutput) -> Float[Tensor, "B T"]:
         pooled = losses.pooled_vector(student.features[self.gate_tap])

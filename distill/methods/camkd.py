@@ -86,21 +86,19 @@ class ConfidenceAware(Method):
 
         config, names = self.config, teachers.teachers
         terms = {"ce": config.ce_weight * F.cross_entropy(student.logits, labels)}
-        weights: dict[TeacherName, Tensor] = {}
-        scalars: dict[str, Tensor] = {}
+        weights: dict[str, dict[TeacherName, Tensor]] = {}
         if config.kd_weight:
             logits_TBC = teachers.logits()
             weights_TB = losses.confidence_weights(logits_TBC, labels)
             kl_TB = losses.kl_divergence(student.logits, logits_TBC, temperature=config.temperature)
             terms["kd"] = config.kd_weight * (weights_TB * kl_TB).mean()
-            weights = dict(zip(names, weights_TB, strict=True))
+            weights["teacher_weight"] = dict(zip(names, weights_TB, strict=True))
         if config.feature_weight:
             distances_TB, answers_TBC = self._matched(student, teachers)
             weights_TB = losses.confidence_weights(answers_TBC, labels)
             terms["feature"] = config.feature_weight * (weights_TB * distances_TB).mean()
-            for name, of_teacher in zip(names, weights_TB.detach(), strict=True):
-                scalars[f"feature_weight/{name}"] = of_teacher.mean()
-        return LossReport(terms, teacher_weights=weights, scalars=scalars)
+            weights["feature_weight"] = dict(zip(names, weights_TB, strict=True))
+        return LossReport(terms, weights=weights)
 
     def _matched(
         self, student: ModelOutput, teachers: TeacherSignals

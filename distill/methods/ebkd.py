@@ -75,7 +75,7 @@ class EntropyWeighted(Method):
                 "ce": self.config.ce_weight * F.cross_entropy(student.logits, labels),
                 "kd": self.config.kd_weight * (weights_TB * kl_TB).mean(),
             },
-            teacher_weights=dict(zip(teachers.teachers, weights_TB, strict=True)),
+            weights={"teacher_weight": dict(zip(teachers.teachers, weights_TB, strict=True))},
         )
 
     def inference_model(self, student: nn.Module) -> nn.Module:

@@ -166,13 +166,12 @@ class MMKD(BilevelMethod):
 
         logit_BT, feature_BT = (w.detach() for w in self.teacher_weights(student, teachers))
         div, feat = self.matching_terms(student, teachers, logit_BT, feature_BT)
-        entropy = -(logit_BT * logit_BT.clamp_min(1e-12).log()).sum(1).mean()
-        means = dict(zip(self.specs, feature_BT.mean(0), strict=True))
         return LossReport(
             {"ce": F.cross_entropy(student.logits, labels), "div": div, "feat": feat},
-            teacher_weights=dict(zip(self.specs, logit_BT.unbind(1), strict=True)),
-            scalars={"weight_entropy": entropy}
-            | {f"feature_weight/{name}": mean for name, mean in means.items()},
+            weights={
+                "teacher_weight": dict(zip(self.specs, logit_BT.T, strict=True)),
+                "feature_weight": dict(zip(self.specs, feature_BT.T, strict=True)),
+            },
         )
 
     def matching(self, student: ModelOutput, teachers: TeacherSignals) -> Tensor:
