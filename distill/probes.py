@@ -7,12 +7,14 @@ Legend: n samples, c channels.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, Self, final
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from distill.methods.base import MethodConfig
 from distill.signals import Taps, TeacherName
 from distill.taps import counterpart, stages_of
 
@@ -21,34 +23,41 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELD_OUT = 10  # one sample in so many measures a probe and does not train it
+MAKE = "`tutelage probe EXPERIMENT`"  # what to tell who needs a table
 _DECAY = 1e-4  # of a probe's weights, on standardised features
 _ITERATIONS = 200  # of L-BFGS, which ends sooner where it has converged
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class ProbeTable:
-    """Accuracy, 0..1, on held-out training samples, by teacher and tap."""
+class ProbeTable(BaseModel):
+    """Accuracy, 0..1, on held-out training samples, by teacher and tap; and what it was made of."""
 
-    accuracy: Mapping[TeacherName, Mapping[str, float]]
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    accuracy: dict[TeacherName, dict[str, Annotated[float, Field(ge=0, le=1)]]]
+    teachers: dict[TeacherName, str]  # a digest of each one's network, weights and normalisation
+    split: str  # the fingerprint of the training samples
 
     @classmethod
     def read(cls, path: Path) -> ProbeTable:
         """The table in a JSON file. Raises ValueError naming the field and the file."""
         try:
-            raw = json.loads(path.expanduser().read_text(encoding="utf-8"))
-            return cls({str(k): {str(t): float(a) for t, a in v.items()} for k, v in raw.items()})
+            return cls.model_validate_json(path.expanduser().read_bytes())
         except OSError:
-            raise ValueError(f"probes: no file '{path}'; correct the path") from None
-        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"probes: '{path}' holds no probe table ({error}); make it anew"
+                f"probes: no file '{path}'; run {MAKE} first, which writes it, or correct the path"
+            ) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            raise ValueError(
+                f"probes: '{path}' holds no probe table ({where}: {first['msg']}); make it anew "
+                f"with {MAKE}"
             ) from None
 
-    def write(self, path: Path) -> None:
-        """As JSON that ``read`` reads."""
-        text = json.dumps({name: dict(row) for name, row in self.accuracy.items()}, indent=1)
-        path.write_text(text + "\n", encoding="utf-8")
+    def to_json(self) -> str:
+        """As ``read`` reads it."""
+        return self.model_dump_json(indent=1) + "\n"
 
     def best_groups(
         self, teachers: Mapping[TeacherName, Taps], student: Taps
@@ -68,33 +77,43 @@ class ProbeTable:
             groups.append((stage, found.index(max(found))))
         return groups
 
+    def check_made_of(self, teachers: Mapping[TeacherName, str], split: str) -> None:
+        """Raise ValueError unless the table was made of these teachers and training samples."""
+        if self.split != split:
+            raise ValueError(
+                f"probes: the table was made of other training samples ({self.split[:8]}, not "
+                f"{split[:8]}); make it anew with {MAKE}"
+            )
+        for name, digest in teachers.items():
+            if self.teachers.get(name) != digest:
+                raise ValueError(
+                    f"probes: the table was made of another teacher '{name}' (its network, "
+                    f"weights or normalization differ); make it anew with {MAKE}"
+                )
+
     def _of(self, teacher: TeacherName, tap: str) -> float:
         try:
             return self.accuracy[teacher][tap]
         except KeyError:
             raise ValueError(
                 f"probes: the table has no entry for '{tap}' of teacher '{teacher}'; make it anew "
-                "with these teachers"
+                f"with {MAKE}"
             ) from None
 
 
-def probe_table(
-    features: Mapping[TeacherName, Mapping[str, Float[Tensor, "n c"]]],
-    labels: Int[Tensor, " n"],
-    *,
-    num_classes: int,
-    seed: int = 0,
-) -> ProbeTable:
-    """Probes of every teacher's pooled features of the same training samples, by tap."""
-    return ProbeTable(
-        {
-            teacher: {
-                tap: probe_accuracy(pooled, labels, num_classes=num_classes, seed=seed)
-                for tap, pooled in of_teacher.items()
-            }
-            for teacher, of_teacher in features.items()
-        }
-    )
+class ProbedConfig(MethodConfig, ABC):
+    """A method that may leave the choice of teachers to a probe table."""
+
+    probes: str = ""  # the table's file
+
+    @property
+    @abstractmethod
+    def reads_table(self) -> bool:
+        """Whether the table in ``probes`` decides; not where a setting does, or nothing is left."""
+
+    @abstractmethod
+    def with_choice(self, groups: Sequence[tuple[int, int]]) -> Self:
+        """The same settings with the choice of ``best_groups`` in them, and no file to read."""
 
 
 def probe_accuracy(

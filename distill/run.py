@@ -1,4 +1,4 @@
-"""The one command: train · cache · verify · show · compare. Without arguments: train demo."""
+"""The one command: train · cache · probe · verify · show · compare; without arguments, train."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, text in (
         ("train", _train, "train an experiment's students and compare them"),
         ("cache", _cache, "record an experiment's signals ahead of time; list and remove records"),
+        ("probe", _probe, "find which teacher's stages tell the classes apart best (for gpac)"),
         ("verify", _verify, "check an experiment's records, and a sample against its teachers"),
         ("show", _show, "print an experiment's resolved configuration"),
     ):
@@ -74,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
             help="override a field, as in -s schedule.epochs=3 -s 'seeds=[0,1]'",
         )
     _add_cache_options(added["cache"])
+    added["probe"].add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the table (default: where a method reads it, else probes.json in the runs' folder)",
+    )
     added["verify"].add_argument(
         "--samples",
         type=int,
@@ -177,6 +184,36 @@ def _look_after(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from distill.loading import ConfigError, load_experiment
+    from orchestrator.preflight import check, check_data
+    from orchestrator.probe_tables import probing_experiment, table_file
+
+    experiment = load_experiment(options.experiment, options.set)
+    table_file(experiment, options.output)
+    # Not the experiment itself: what a method reads need not be there before this has made it.
+    asked = probing_experiment(experiment)
+    check(asked)
+    check_data(asked)
+
+    from orchestrator.display import Display
+    from orchestrator.probe_report import report
+    from orchestrator.probing import probe
+    from orchestrator.recording import RecordingError
+    from orchestrator.students import StudentError
+
+    try:
+        with Display() as display:
+            probed = probe(experiment, display, output=options.output)
+    except ConfigError:
+        raise
+    except (StudentError, RecordingError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report(experiment, probed)
     return 0
 
 

@@ -11,6 +11,7 @@ from distill.methods import MethodConfig
 from orchestrator.codecs import make_codec
 from orchestrator.identity import canonical_json
 from orchestrator.preparation import PreparedTeacher, facts, method_recordings
+from orchestrator.probe_tables import settled
 from orchestrator.recording import Recording
 from orchestrator.runs import RunFolder
 from orchestrator.students import StudentJob
@@ -20,6 +21,7 @@ def student_jobs(
     experiment: Experiment, prepared: Sequence[PreparedTeacher], data: Data
 ) -> list[StudentJob]:
     """Every run of the experiment: method by method, seed by seed."""
+    experiment = settled(experiment, {teacher.name: teacher.taps for teacher in prepared})
     jobs: list[StudentJob] = []
     for method in experiment.methods:
         recordings, recipes = method_recordings(experiment, method, prepared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from distill.config import Experiment
@@ -14,7 +15,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers
 from orchestrator.preparation import PreparedTeacher, prepare_teachers, store_root
 from orchestrator.progress import RecordingProgress
-from orchestrator.recording import Recorder, Serving, merge
+from orchestrator.recording import Recorder, RecordingReport, Serving, merge
 from orchestrator.retention import Demand, Retention
 from orchestrator.session import ray_session
 from orchestrator.teacher_training import untrained
@@ -44,23 +45,32 @@ def record_ahead(experiment: Experiment, display: Display) -> Recorded:
         servings = _servings(prepared)
         recordings = [serving.recording for serving in servings]
         num_passes = experiment.num_passes
-        # Declared as a reader's need, so that a run with `retain: window` leaves the passes alone.
-        demand = Demand({"cache": 0}, num_epochs=num_passes, num_passes=num_passes)
-        retention = Retention(recordings, demand)
-        observer = RecordingProgress(
-            display, experiment.output.root / experiment.name / "recording"
-        )
-        recorder = Recorder(servings, fleet, range(num_passes), observer)
-        retention.register()
-        try:
-            report = recorder.run()
-        finally:
-            retention.release()
-            observer.finish(recorder.report)
+        events = experiment.output.root / experiment.name / "recording"
+        report = record_passes(servings, fleet, num_passes, display, events=events)
     num_parts = sum(r.identity.num_parts for r in recordings) * num_passes
     num_bytes = sum(c.bytes_on_disk() for r in recordings for c in columns_of(r).values())
     kept = report.parts_found
     return Recorded(store_root(experiment), num_parts - kept, kept, num_bytes)
+
+
+def record_passes(
+    servings: Sequence[Serving], fleet: Fleet, num_passes: int, display: Display, *, events: Path
+) -> RecordingReport:
+    """Record what is missing of the first ``num_passes``; throughput goes to ``events``.
+
+    Raises RecordingError and OSError.
+    """
+    # Declared as a reader's need, so that a run with `retain: window` leaves the passes alone.
+    demand = Demand({"cache": 0}, num_epochs=num_passes, num_passes=num_passes)
+    retention = Retention([serving.recording for serving in servings], demand)
+    observer = RecordingProgress(display, events)
+    recorder = Recorder(servings, fleet, range(num_passes), observer)
+    retention.register()
+    try:
+        return recorder.run()
+    finally:
+        retention.release()
+        observer.finish(recorder.report)
 
 
 def verify(experiment: Experiment, display: Display, *, num_samples: int) -> Verification:

@@ -20,6 +20,7 @@ from orchestrator.preparation import (
     filed_accuracy,
     prepare_teachers,
 )
+from orchestrator.probe_tables import file_tables
 from orchestrator.progress import RecordingProgress, TrainingProgress
 from orchestrator.recording import Recorder, ask
 from orchestrator.retention import Demand, Retention
@@ -60,6 +61,7 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         todo = [job for job in jobs if not RunFolder(job.folder).finished]
         if len(todo) < len(jobs):
             display.note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished; kept")
+        file_tables(experiment, jobs)
         _train(experiment, todo, prepared, fleet, display, progress)
     runs = tuple(RunFolder(job.folder) for job in jobs)
     return Outcome(tuple(run for run in runs if run.finished), tuple(progress.failures))
@@ -85,15 +87,20 @@ def ready_teachers(
     experiment: Experiment, data: Data, fleet: Fleet, display: Display
 ) -> tuple[PreparedTeacher, ...]:
     """Teachers trained where that is asked for, loaded, and their test accuracy known."""
+    train_missing(experiment, data, display)
+    prepared = prepare_teachers(experiment, data, checkpoint_files(experiment, data))
+    _measure(prepared, fleet, data)
+    return prepared
+
+
+def train_missing(experiment: Experiment, data: Data, display: Display) -> None:
+    """Train the automatic teachers that are not on file. Raises StudentError."""
     if missing := untrained(experiment, data):
         display.note(f"teachers to train first: {', '.join(t.name for t in missing)}")
         progress = TrainingProgress(display)
         train_teachers(experiment, data, on_event=progress.on_event)
         if progress.failures:
             raise StudentError("\n".join(progress.failures))
-    prepared = prepare_teachers(experiment, data, checkpoint_files(experiment, data))
-    _measure(prepared, fleet, data)
-    return prepared
 
 
 def _train(

@@ -25,6 +25,7 @@ from orchestrator.fleet import Placement
 from orchestrator.identity import Identity
 from orchestrator.mirror import Mirror
 from orchestrator.preflight import signal_codec
+from orchestrator.probe_tables import check_tables
 from orchestrator.recording import Recording, Serving
 from orchestrator.remote import is_remote
 from orchestrator.runs import write_atomically
@@ -77,11 +78,14 @@ def prepare_teachers(
             shapes = _shapes(network, data)
             taps[teacher.name] = {tap: shapes[tap] for tap in taps[teacher.name] if tap in shapes}
     needs = _needs(experiment, taps, _student_taps(experiment, data) if networks else student)
-    return tuple(
+    prepared = tuple(
         _prepare(teacher, experiment, data, networks[teacher.name], taps[teacher.name], needs)
         for teacher in experiment.teachers
         if teacher.name in networks
     )
+    identities = {teacher.name: teacher.serving.recording.identity for teacher in prepared}
+    check_tables(experiment.methods, identities, split=data.train.fingerprint)
+    return prepared
 
 
 def _needs(experiment: Experiment, teachers: Mapping[str, Taps], student: Taps) -> list[Needs]:

@@ -5,15 +5,15 @@ Neural Networks 164, 2023. Only the abstract is public: every formula here is ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, final
 
 from pydantic import Field, field_validator, model_validator
 
 from distill import losses
-from distill.methods.base import Method, MethodConfig, Needs
-from distill.probes import ProbeTable
+from distill.methods.base import Method, Needs
+from distill.probes import MAKE, ProbedConfig, ProbeTable
 from distill.signals import (
     LossReport,
     ModelOutput,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @final
-class Config(MethodConfig):
+class Config(ProbedConfig):
     """L = CE + alpha · mean over teachers of mean L_k + weight(epoch) · Σ over stages of L_SA.
 
     L_k is τ²KL to teacher k's corrected target. ``assignment`` names the teacher of each stage, as
@@ -50,7 +50,6 @@ class Config(MethodConfig):
     levels: tuple[float, ...] = Field(default=(1.0, 0.5, 0.1), min_length=1)
     breakpoints: tuple[float, ...] = (5 / 8, 3 / 4)
     assignment: str = ""
-    probes: str = ""
 
     @field_validator("levels")
     @classmethod
@@ -86,10 +85,19 @@ class Config(MethodConfig):
         if not self.probes:
             raise ValueError(
                 "assignment: is empty, and so is probes; name the teacher of each stage, as in "
-                "s1:t0,s2:t1,s3:t0, or give the file of a probe table in probes"
+                "s1:t0,s2:t1,s3:t0, or give the file of a probe table in probes: "
+                f"{MAKE} writes one"
             )
         groups = ProbeTable.read(Path(self.probes)).best_groups(teachers, student)
         return stage_hints(groups, teachers, student, form="attention")
+
+    @property
+    def reads_table(self) -> bool:
+        return bool(self.probes and self.attention_weight and not self.assignment)
+
+    def with_choice(self, groups: Sequence[tuple[int, int]]) -> Self:
+        chosen = ",".join(f"s{stage}:t{teacher}" for stage, teacher in groups)
+        return self.model_copy(update={"assignment": chosen, "probes": ""})
 
     def needs(self, teachers: Mapping[TeacherName, Taps], student: Taps) -> Needs:
         return needs_of(self.hints(teachers, student), logits=teachers)
