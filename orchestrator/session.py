@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
 import signal
+import stat
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType
 
 # Set before Ray is imported: it reads them at import, and so do its workers.
@@ -21,6 +24,8 @@ ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we write TensorBoard ourselves
 }
+_PREFIX = "tutelage-"  # short: the path of a socket in the folder has at most 107 characters
+_OWNER = "owner.lock"  # held while the folder's process lives; without it a folder is not ours
 
 
 @contextmanager
@@ -38,26 +43,91 @@ def ray_session(*, num_cpus: int | None = None) -> Generator[None]:
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
-    folder = "" if address else tempfile.mkdtemp(prefix="tutelage-")
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    with nullcontext() if address else scratch_folder() as folder:
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            if address:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    "local",  # a bare init could join another cluster that runs on this machine
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(folder),
+                )
+            yield
+        finally:
+            ray.shutdown()
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def scratch_folder() -> Generator[Path]:
+    """A folder for Ray's files, deleted in the end; those of killed processes are deleted first.
+
+    The process holds a lock on a file inside. The kernel lets go of it when the process dies, and
+    who then gets it deletes the folder, unless some process of Ray's still uses it.
+    """
+    parent = Path(tempfile.gettempdir())
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # its process lives, or another one is deleting it
+            _remove_if_abandoned(folder)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    draft = folder / f"{_OWNER}.draft"
+    owner = os.open(draft, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if address:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                "local",  # a bare init could join another cluster that runs on this machine
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=folder,
-            )
-        yield
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        draft.rename(folder / _OWNER)  # held already when others can see it
+        yield folder
     finally:
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, before)
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)  # Ray's last processes may still write logs
+        _remove(folder)
+        os.close(owner)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Delete a folder of ours whose process is dead and that nobody uses. Raises OSError."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        return
+    owner = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_used(folder):
+            _remove(folder)
+    finally:
+        os.close(owner)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, or mark it as ours to delete where Ray's last processes still write logs."""
+    for entry in folder.iterdir():
+        if entry.name != _OWNER:  # goes last: whoever is killed here has a successor
+            shutil.rmtree(entry, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        with suppress(FileNotFoundError):
+            (folder / _OWNER).touch()
+
+
+def _is_used(folder: Path) -> bool:
+    """Whether another process was started with this folder, or has a file in it open.
+
+    Ray's agents outlive a killed driver by up to a minute. Where there is no /proc nobody knows.
+    """
+    processes = (path for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid()))
+    name = str(folder.resolve())
+    return any(name in text for process in processes for text in _traces(process))
+
+
+def _traces(process: Path) -> Iterator[str]:
+    """A process's command line, and the names of its open files; nothing of another user's."""
+    with suppress(OSError):
+        yield (process / "cmdline").read_bytes().decode(errors="replace")
+        for descriptor in (process / "fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                yield os.readlink(descriptor)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
