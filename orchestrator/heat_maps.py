@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 _DPI = 100
 _NAMED_CLASSES = 120  # more names than this do not fit; the axis then counts
-_WRITTEN_CLASSES = 20  # cells of so few are wide enough for their numbers
+_WRITTEN_CLASSES = 30  # cells of so few are high enough for their numbers
 _PT = 9
+_TALLEST = 20.0  # inches
 _LONGEST = 18  # characters of a name
 
 
@@ -29,10 +30,11 @@ def draw_weights(
     classes: Sequence[str],
     title: str,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture of teacher × class: red counts more than an even share, blue less.
+    """A picture of class × teacher: red counts more than an even share, blue less.
 
     The colours run from 0 to twice the even share, so that pictures of one run can be compared.
-    Classes whose weights are NaN are grey.
+    Classes whose weights are NaN are grey. Classes go down the page, and it is narrow: so it can be
+    read as it is in TensorBoard's cards, which shrink wide pictures.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -40,46 +42,43 @@ def draw_weights(
     num_teachers, num_classes = weights.shape
     known = weights[:, ~np.isnan(weights).any(axis=0)]
     even = float(known.mean()) if known.size else 1 / num_teachers
-    width = min(3.2 + max(4.0, num_classes * (0.62 if _is_written(num_classes) else 0.16)), 22.0)
-    figure = Figure(figsize=(width, 2.1 + 0.45 * num_teachers), dpi=_DPI, layout="constrained")
+    is_written = num_classes <= _WRITTEN_CLASSES
+    height = 1.5 + max(1.5, num_classes * (0.3 if is_written else 0.15))
+    figure = Figure(
+        figsize=(2.5 + 0.65 * num_teachers, min(height, _TALLEST)), dpi=_DPI, layout="constrained"
+    )
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_facecolor("#999999")
     mesh = axes.imshow(
-        weights, cmap="RdBu_r", vmin=0, vmax=2 * even, aspect="auto", interpolation="nearest"
+        weights.T, cmap="RdBu_r", vmin=0, vmax=2 * even, aspect="auto", interpolation="nearest"
     )
-    bar = figure.colorbar(mesh, ax=axes, ticks=[0, even, 2 * even], format="%.2f", pad=0.01)
+    bar = figure.colorbar(mesh, ax=axes, ticks=[0, even, 2 * even], format="%.2f", pad=0.02)
     bar.ax.tick_params(labelsize=_PT)
-    axes.set_title(f"{title} (white: an even share)", fontsize=_PT + 1, loc="left")
-    axes.set_yticks(range(num_teachers), [_short(name) for name in teachers], fontsize=_PT)
-    _name_classes(axes, classes)
-    if _is_written(num_classes):
-        _write_numbers(axes, weights, even)
+    bar.set_label("white: an even share", fontsize=_PT)
+    figure.suptitle(title, fontsize=_PT + 1)
+    _name_cells(axes, teachers, classes)
+    if is_written:
+        _write_numbers(axes, weights.T, even)
     canvas.draw()
     pixels: Any = canvas.buffer_rgba()
     return np.asarray(pixels)[..., :3].copy()
 
 
-def _is_written(num_classes: int) -> bool:
-    return num_classes <= _WRITTEN_CLASSES
-
-
-def _name_classes(axes: Axes, classes: Sequence[str]) -> None:
-    if len(classes) > _NAMED_CLASSES:
-        axes.set_xlabel("class", fontsize=_PT)
-        return
-    few = _is_written(len(classes))
+def _name_cells(axes: Axes, teachers: Sequence[str], classes: Sequence[str]) -> None:
+    axes.xaxis.tick_top()
+    names = [_short(name) for name in teachers]
     axes.set_xticks(
-        range(len(classes)),
-        [_short(name) for name in classes],
-        fontsize=_PT if few else _PT - 2,
-        rotation=30 if few else 90,
-        ha="right" if few else "center",
-        rotation_mode="anchor" if few else "default",
+        range(len(names)), names, fontsize=_PT, rotation=30, ha="left", rotation_mode="anchor"
     )
+    if len(classes) > _NAMED_CLASSES:
+        axes.set_ylabel("class", fontsize=_PT)
+        return
+    size = _PT if len(classes) <= _WRITTEN_CLASSES else _PT - 2
+    axes.set_yticks(range(len(classes)), [_short(name) for name in classes], fontsize=size)
 
 
-def _write_numbers(axes: Axes, weights: Float64[np.ndarray, "T C"], even: float) -> None:
+def _write_numbers(axes: Axes, weights: Float64[np.ndarray, "C T"], even: float) -> None:
     for (row, column), weight in np.ndenumerate(weights):
         if not np.isnan(weight):
             dark = abs(weight - even) > 0.6 * even  # the ends of the scale are dark

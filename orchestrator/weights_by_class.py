@@ -58,7 +58,7 @@ class WeightLog:
                     table.by_class(),
                     teachers=table.teachers,
                     classes=self._class_names,
-                    title=f"{kind} by class, epoch {epoch + 1}",
+                    title=f"{kind}, epoch {epoch + 1}",
                 )
                 self._writer.add_image(f"{kind}_by_class", picture, step, dataformats="HWC")
         new = [self._long(epoch, kind, table) for kind, table in tables.items()]
