@@ -94,11 +94,11 @@ def test_histograms_count_every_sample_in_its_bin() -> None:
 
 def test_rows_hold_means_and_the_entropy_of_what_each_teacher_counts() -> None:
     labels = torch.tensor([0, 1])
-    sure, even = [2.0, 0.0, 0.0], [2 / 3] * 3  # as EBKD's, they sum to T − 1
-    row = table(torch.tensor([sure, even]).T / 2, labels).scalars(KIND)
+    two, even = [1.0, 1.0, 0.0], [2 / 3] * 3  # as EBKD's, they sum to T − 1
+    row = table(torch.tensor([two, even]).T, labels).scalars(KIND)
     assert row.keys() == {f"{KIND}/{name}" for name in NAMES} | {f"{KIND}_entropy"}
-    assert row[f"{KIND}/a"] == pytest.approx((1 + 1 / 3) / 2)
-    assert row[f"{KIND}_entropy"] == pytest.approx(np.log(3) / 2)
+    assert row[f"{KIND}/a"] == pytest.approx((1 + 2 / 3) / 2)
+    assert row[f"{KIND}_entropy"] == pytest.approx((np.log(2) + np.log(3)) / 2)
 
 
 def test_pictures_are_few_spread_evenly_and_end_with_the_last_epoch() -> None:
