@@ -70,7 +70,6 @@ def printed_table(table: ProbeTable, marks: Marks, *, title: str) -> Table:
             value = f"{100 * row[tap]:.2f}" if tap in row else "–"
             cells.append(Text(f"{stages} {value}".strip(), style="bold" if stages else ""))
         shown.add_row(*cells)
-    shown.caption = "s1, s2 …: the stages of the student that learn from that entry"
     return shown
 
 
@@ -133,14 +132,14 @@ def _frame(axes: Axes, line: int, column: int, text: str) -> None:
 
 
 def log_table(table: ProbeTable, figure: Figure, events: Path) -> None:
-    """Each entry as a scalar, and the heat map, as TensorBoard's events in a folder."""
+    """Each entry as a scalar, and the heat map, as TensorBoard's events in place of older ones."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from torch.utils.tensorboard import SummaryWriter
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    with SummaryWriter(str(events)) as writer:
+    with SummaryWriter(str(events), purge_step=0) as writer:
         writer.add_image("probes", pixels, dataformats="HWC")
         for teacher, row in table.accuracy.items():
             for tap, accuracy in row.items():

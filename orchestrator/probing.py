@@ -12,7 +12,8 @@ import torch
 
 from distill.config import Experiment
 from distill.datasets import Data, load_data
-from distill.probes import ProbeTable, probe_accuracy
+from distill.loading import ConfigError
+from distill.probes import HELD_OUT, ProbeTable, probe_accuracy
 from distill.signals import SignalSpec, Taps
 from distill.taps import known_taps, stages_of
 from orchestrator.codecs import make_codec
@@ -52,11 +53,16 @@ def probe(experiment: Experiment, display: Display, *, output: Path | None = Non
     """Record pooled stages of the training images as they are, and train a probe on each.
 
     What is recorded already is read, not asked again. The table is written to ``table_file``, its
-    picture beside it, and both to TensorBoard's events below the folder of runs.
+    picture beside it, and both to TensorBoard's events in ``probes``, below the folder of runs.
     Raises ConfigError, StudentError, RecordingError, OSError.
     """
     asked, file = probing_experiment(experiment), table_file(experiment, output)
     data = load_data(experiment.data)
+    if len(data.train) < HELD_OUT:
+        raise ConfigError(
+            f"data: {len(data.train)} training samples are too few to probe; give {HELD_OUT} or "
+            "more"
+        )
     events = experiment.output.root / experiment.name / "probes"
     with ray_session(), Fleet(input_plan(asked)) as fleet:
         train_missing(experiment, data, display)  # under the views that the teachers are for
@@ -65,7 +71,8 @@ def probe(experiment: Experiment, display: Display, *, output: Path | None = Non
             replace(teacher.serving, recording=_pooled_stages(teacher, asked))
             for teacher in prepared
         ]
-        record_passes(servings, fleet, asked.num_passes, display, events=events)
+        passes = asked.num_passes
+        record_passes(servings, fleet, passes, display, events=events / "recording")
     table = _table([serving.recording for serving in servings], data, display)
     taps = {teacher.name: teacher.taps for teacher in prepared}
     return _publish(table, experiment, taps, file, events)
@@ -74,7 +81,11 @@ def probe(experiment: Experiment, display: Display, *, output: Path | None = Non
 def _pooled_stages(teacher: PreparedTeacher, asked: Experiment) -> Recording:
     """The teacher's recording with the mean over positions of each of its stages."""
     signals: list[RecordedSignal] = []
-    for tap in stages_of(teacher.taps, network=f"teacher '{teacher.name}'"):
+    try:
+        stages = stages_of(teacher.taps, network=f"teacher '{teacher.name}'")
+    except ValueError as error:  # taps that turn out to be no maps
+        raise ConfigError(str(error)) from None
+    for tap in stages:
         shape, spec = teacher.taps[tap], SignalSpec(tap, "gap")
         assert shape is not None, "a prepared teacher's taps have shapes"
         signals.append(RecordedSignal(spec, signal_codec(asked, spec), shape[:1]))

@@ -99,6 +99,7 @@ def small(tmp_path: Path) -> Path:
         (f"workers={{count: 16, cpus: {os.cpu_count()}}}", "workers.count: 16 workers of "),
         ("workers.cpus=9999", "workers.cpus: a worker of 9999 CPUs does not fit on this machine"),
         ("schedule.batch_size=37", "schedule.batch_size: 37 is more than the 36 training samples"),
+        ("method={name: gpac, probes: t.json}", "'t.json'; run `tutelage probe EXPERIMENT` first"),
         ("output.root", "'output.root' is not an override; write a.b=value"),
     ],
 )
@@ -114,6 +115,23 @@ def test_a_mistake_ends_with_status_2_and_one_line_before_torch_and_ray(
     assert done.stdout == ""
     assert not imported(done) & HEAVY
     assert sorted(small.iterdir()) == before  # no run folder either
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("-s", "teachers=[]"), "teachers: there is none, so nothing to probe; add one to teach"),
+        (("-s", "student={arch: 'm:f'}"), "no feature map of the student is known; name its mod"),
+        (("-s", "teachers=[{arch: torchvision/vgg11}]"), "no feature map of teacher 'vgg11' is"),
+        (("--output", "."), "--output: '.' is a folder; name a file in it, as probes.json"),
+        (("-s", "teachers[0].checkpoint=no.pt"), "teachers[0].checkpoint: no file 'no.pt'; corr"),
+    ],
+)
+def test_nothing_to_probe_is_a_mistake(arguments: tuple[str, str], says: str, small: Path) -> None:
+    done = command("probe", "small.yaml", *arguments, cwd=small)
+    assert done.returncode == 2
+    assert says in said(done)[0]
+    assert not imported(done) & HEAVY
 
 
 def test_each_mistake_has_its_line(small: Path) -> None:
@@ -138,7 +156,7 @@ def test_help_answers_within_a_second_and_lists_every_subcommand(tmp_path: Path)
     assert done.returncode == 0
     assert not imported(done) & (HEAVY | {"pydantic", "numpy"})
     (names,) = [action.choices for action in run._parser()._actions if action.choices]
-    assert {"train", "show", "compare"} <= set(names)
+    assert {"train", "probe", "show", "compare"} <= set(names)
     assert all(f"\n    {name} " in done.stdout for name in names)
 
 

@@ -23,6 +23,7 @@ from orchestrator.pipeline import input_plan
 from orchestrator.probe_tables import probing_experiment, teacher_digest
 from orchestrator.runs import find_runs
 from orchestrator.teachers import Teacher
+from tests.data_files import write_arrays
 from tests.helpers import files_below, prepare, two_teachers, write_teacher
 from tests.method_bench import Bench, configured
 
@@ -205,15 +206,31 @@ def test_a_table_that_nothing_reads_is_not_looked_for(experiment: Experiment, se
 @pytest.mark.ray
 @pytest.mark.slow
 def test_probe_trains_automatic_teachers_under_their_own_views_first(
-    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher = {"arch": "cnn_xs", "training": {"schedule": {"epochs": 1, "batch_size": 64}}}
-    changes = {"teachers": [teacher], "data": experiment.as_dict()["data"] | {"cache_dir": "c"}}
+    changes = {
+        "teachers": [teacher],
+        "data": experiment.as_dict()["data"] | {"cache_dir": str(tmp_path / "c")},
+    }
     Path("auto.yaml").write_text(yaml.safe_dump(experiment.as_dict() | changes))
     assert main(["probe", "auto.yaml"]) == 0
     assert "teachers to train first: cnn_xs" in capsys.readouterr().err
     assert main(["train", "auto.yaml"]) == 0
     assert "teachers to train first" not in capsys.readouterr().err
+
+
+def test_a_handful_of_samples_is_refused(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = np.zeros((8, 6, 6), np.uint8), np.arange(8)
+    names = np.array([str(label) for label in range(10)])
+    arrays = {"train_images": images, "train_labels": labels, "class_names": names}
+    changes = {"file": str(write_arrays(tmp_path / "few.npz", **arrays)), "validation": 0}
+    few = experiment.as_dict() | {"data": experiment.as_dict()["data"] | changes}
+    Path("few.yaml").write_text(yaml.safe_dump(few))
+    assert main(["probe", "few.yaml", "-s", "schedule.batch_size=4"]) == 2
+    assert "data: 8 training samples are too few to probe" in capsys.readouterr().err
 
 
 def test_records_are_of_the_training_images_as_they_are(experiment: Experiment) -> None:
