@@ -120,15 +120,13 @@ def _train(options: argparse.Namespace) -> int:
     experiment = _checked(options)
 
     from orchestrator.display import Display
-    from orchestrator.pipeline import run_experiment
-    from orchestrator.recording import RecordingError
+    from orchestrator.pipeline import FAILURES, run_experiment
     from orchestrator.reporting import report
-    from orchestrator.students import StudentError
 
     try:
         with Display() as display:
             outcome = run_experiment(experiment, display)
-    except (StudentError, RecordingError, OSError) as error:
+    except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report(experiment, outcome)
@@ -149,15 +147,12 @@ def _cache(options: argparse.Namespace) -> int:
 
     from orchestrator.display import Display
     from orchestrator.maintenance import record_ahead
-    from orchestrator.recording import RecordingError
-    from orchestrator.students import StudentError
+    from orchestrator.pipeline import FAILURES
 
     try:
         with Display() as display:
             done = record_ahead(experiment, display)
-    except ConfigError:
-        raise
-    except (StudentError, RecordingError, OSError, ValueError) as error:
+    except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     parts = f"{done.parts:,} parts recorded, {done.kept:,} kept"
@@ -227,13 +222,12 @@ def _verify(options: argparse.Namespace) -> int:
     from orchestrator.display import Display
     from orchestrator.listing import print_verification
     from orchestrator.maintenance import verify
+    from orchestrator.pipeline import FAILURES
 
     try:
         with Display() as display:
             found = verify(experiment, display, num_samples=options.samples)
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:
+    except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_verification(found)

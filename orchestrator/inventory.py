@@ -54,7 +54,7 @@ class RecordingSummary:
 def list_recordings(root: Path | Mirror) -> list[RecordingSummary]:
     """Every teacher that ``root`` holds recordings of, by key; none if there is no such folder.
 
-    Raises ValueError naming an ``identity.json`` that cannot be read.
+    Raises StoreError naming an ``identity.json`` that cannot be read.
     """
     place = place_of(root)
     found = ((key, place.identity(key), files) for key, files in _by_key(place).items())

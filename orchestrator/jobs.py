@@ -9,6 +9,7 @@ from distill.config import Experiment
 from distill.datasets import Data
 from distill.methods import MethodConfig
 from orchestrator.codecs import make_codec
+from orchestrator.framing import BODY_OFFSET
 from orchestrator.identity import canonical_json
 from orchestrator.preparation import PreparedTeacher, facts, method_recordings
 from orchestrator.probe_tables import settled
@@ -94,6 +95,18 @@ def _digest(
         ]
     text = canonical_json(fields, where="experiment")
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def bytes_of_a_pass(recordings: Sequence[Recording]) -> int:
+    """What one pass of recordings takes on disk, at most; what teachers share is there once."""
+    columns = {(r.key, signal): r.identity for r in recordings for signal in r.signals}
+    # A part's footer repeats the schema that its head begins with, so it is no longer.
+    overhead = 2 * BODY_OFFSET
+    return sum(
+        make_codec(signal.codec, signal.shape).row_bytes * identity.num_samples
+        + overhead * identity.num_parts
+        for (_, signal), identity in columns.items()
+    )
 
 
 def _num_bytes(recording: Recording, num_passes: int) -> int:

@@ -30,11 +30,15 @@ _PART = re.compile(r"part-(\d{5})\.arrow", re.ASCII)
 _COLUMN = re.compile(r"(?=.{1,150}$)(\w[\w.-]*(?:@\w+)?)\.([a-z0-9]+(?:-[a-z]+)?)", re.ASCII)
 
 
+class StoreError(ValueError):
+    """Records that are not what they should be, or cannot be kept; the message says what to do."""
+
+
 def column_name(spec: SignalSpec, codec: str) -> str:
-    """``stage3@pool4.float16``. Raises ValueError where the tap's name can be no folder's."""
+    """``stage3@pool4.float16``. Raises StoreError where the tap's name can be no folder's."""
     name = f"{spec}.{codec}"
     if not _COLUMN.fullmatch(name):
-        raise ValueError(
+        raise StoreError(
             f"signal '{spec}': no folder can have this name; a tap's name begins with a letter, "
             "has letters, digits, '_', '.' and '-', and is at most 100 characters long"
         )
@@ -97,7 +101,7 @@ def parts_named(names: Iterable[str]) -> dict[int, set[int]]:
 def read_identity(root: Path, key: str) -> Identity | None:
     """What ``root`` says that ``key`` stands for; None if nothing.
 
-    Raises ValueError naming the file where it holds no identity.
+    Raises StoreError naming the file where it holds no identity.
     """
     path = root / key / IDENTITY_FILE
     if not is_key(key) or not path.exists():
@@ -106,11 +110,11 @@ def read_identity(root: Path, key: str) -> Identity | None:
 
 
 def parse_identity(content: bytes, *, where: str) -> Identity:
-    """An ``identity.json``. Raises ValueError naming ``where`` unless it is one."""
+    """An ``identity.json``. Raises StoreError naming ``where`` unless it is one."""
     try:
         return Identity.from_json(content.decode())
     except (ValueError, TypeError) as error:
-        raise ValueError(
+        raise StoreError(
             f"{where}: holds no identity ({error}); delete this file: it is written anew by the "
             "next recording"
         ) from error

@@ -27,6 +27,7 @@ from orchestrator.identity import Identity
 from orchestrator.layout import (
     IDENTITY_FILE,
     FileInfo,
+    StoreError,
     parse_identity,
     parts_named,
     pass_name,
@@ -118,7 +119,7 @@ class Mirror:
     def opening(self, folder: Path, names: Sequence[str]) -> Generator[None]:
         """Download those of a pass's parts that the mirror lacks, and keep the pass until the end.
 
-        Each part is downloaded once, whoever else asks. Raises ValueError naming the URL of a
+        Each part is downloaded once, whoever else asks. Raises StoreError naming the URL of a
         part that is gone or damaged, or the bytes that are needed where they exceed the bound.
         """
         with hold(folder):
@@ -193,11 +194,11 @@ class Mirror:
         self.forget_deleted(folder.parent)
         found = self.files(folder)
         if gone := [name for name in names if name not in found]:
-            raise ValueError(f"{self.shown(folder / gone[0])}: is not recorded; {_MEND}")
+            raise StoreError(f"{self.shown(folder / gone[0])}: is not recorded; {_MEND}")
         lacking = sum(found[name].num_bytes for name in names)
         needed = self._make_room(lacking)
         if self.max_bytes is not None and needed > self.max_bytes:
-            raise ValueError(
+            raise StoreError(
                 f"signals.mirror_bytes: {self.max_bytes} is too small: {self.shown(folder)} and "
                 f"the passes that are open beside it need {needed} bytes in {self.folder}; set it "
                 f"to {needed} or more"
@@ -216,7 +217,7 @@ class Mirror:
                     draft.replace(path)
                     return
                 reason = damage.reason
-        raise ValueError(f"{self.shown(path)}: damaged, and again so: {reason}; {_MEND}")
+        raise StoreError(f"{self.shown(path)}: damaged, and again so: {reason}; {_MEND}")
 
     def _make_room(self, num_bytes: int) -> int:
         """Evict the passes that were opened longest ago until ``num_bytes`` more fit the bound.

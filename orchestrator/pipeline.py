@@ -12,17 +12,19 @@ from distill.datasets import Data
 from distill.loading import ConfigError
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet, fits
-from orchestrator.jobs import next_epoch, student_jobs
+from orchestrator.jobs import bytes_of_a_pass, next_epoch, student_jobs
+from orchestrator.layout import StoreError
 from orchestrator.preflight import check_data, checkpoint_path
 from orchestrator.preparation import (
     PreparedTeacher,
     file_accuracy,
     filed_accuracy,
+    method_recordings,
     prepare_teachers,
 )
 from orchestrator.probe_tables import file_tables
 from orchestrator.progress import RecordingProgress, TrainingProgress
-from orchestrator.recording import Recorder, ask
+from orchestrator.recording import Recorder, RecordingError, ask
 from orchestrator.retention import Demand, Retention
 from orchestrator.runs import RunFolder
 from orchestrator.session import ray_session
@@ -35,7 +37,10 @@ from orchestrator.students import (
     train_students,
 )
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
-from orchestrator.teachers import InputPlan
+from orchestrator.teachers import AnswerError, InputPlan
+
+# What can end an experiment for good, each with a message that says why.
+FAILURES = (StudentError, RecordingError, StoreError, AnswerError, OSError)
 
 
 @final
@@ -57,6 +62,7 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
     progress = TrainingProgress(display)
     with ray_session(), Fleet(input_plan(experiment)) as fleet:
         prepared = ready_teachers(experiment, data, fleet, display)
+        check_mirror(experiment, prepared)
         jobs = student_jobs(experiment, prepared, data)
         todo = [job for job in jobs if not RunFolder(job.folder).finished]
         if len(todo) < len(jobs):
@@ -72,10 +78,27 @@ def _if_finished(experiment: Experiment, data: Data) -> tuple[RunFolder, ...] | 
     if untrained(experiment, data):
         return None
     prepared = prepare_teachers(experiment, data, checkpoint_files(experiment, data))
-    if any(filed_accuracy(teacher, data) is None for teacher in prepared):
-        return None
-    runs = tuple(RunFolder(job.folder) for job in student_jobs(experiment, prepared, data))
-    return runs if all(run.finished for run in runs) else None
+    if all(filed_accuracy(teacher, data) is not None for teacher in prepared):
+        runs = tuple(RunFolder(job.folder) for job in student_jobs(experiment, prepared, data))
+        if all(run.finished for run in runs):
+            return runs
+    check_mirror(experiment, prepared)
+    return None
+
+
+def check_mirror(experiment: Experiment, prepared: Sequence[PreparedTeacher]) -> None:
+    """Raise ConfigError for a mirror too small for one pass of all that some run reads at once."""
+    max_bytes = experiment.signals.mirror_bytes
+    if experiment.signals.source != "cached" or max_bytes is None:
+        return
+    for method in experiment.methods:
+        recordings, _ = method_recordings(experiment, method, prepared)
+        needed = 0 if method.resident else bytes_of_a_pass(recordings)
+        if needed > max_bytes:
+            raise ConfigError(
+                f"signals.mirror_bytes: {max_bytes} is too small: '{method.name}' reads {needed} "
+                f"bytes a pass from all its teachers, and at once; set it to {needed} or more"
+            )
 
 
 def input_plan(experiment: Experiment) -> InputPlan:

@@ -51,7 +51,7 @@ class Place(Protocol):
         ...
 
     def identity(self, key: str) -> Identity | None:
-        """What is recorded of a key's meaning. Raises ValueError naming a file that is no such."""
+        """What is recorded of a key's meaning. Raises StoreError naming a file that is no such."""
         ...
 
     def publishing(self, path: Path) -> AbstractContextManager[None]:

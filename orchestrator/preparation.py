@@ -202,7 +202,7 @@ def _prepare(
         part_size=experiment.signals.part_size,
     )
     signals = tuple(
-        RecordedSignal(spec, signal_codec(experiment, spec), reduced_shape(shapes, spec))
+        RecordedSignal.checked(spec, signal_codec(experiment, spec), reduced_shape(shapes, spec))
         for spec in sorted(specs)
     )
     recording = Recording(

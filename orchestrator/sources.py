@@ -14,6 +14,7 @@ import torch
 
 from distill.signals import Batch, SignalSpec, TeacherSignals
 from orchestrator.codecs import Codec, make_codec
+from orchestrator.layout import StoreError
 from orchestrator.recording import Recording
 from orchestrator.store import Column
 
@@ -68,7 +69,7 @@ class CachedSource:
         self.seconds_waited += time.perf_counter() - started
 
     def _wait(self, column: Column, pass_index: int) -> None:
-        """Until the pass is whole. Raises RuntimeError when nobody records it any more."""
+        """Until the pass is whole. Raises StoreError when nobody records it any more."""
         lock = column.store.lock
         poll_s = POLL_S if column.store.place.is_local else REMOTE_POLL_S
         alone_since: float | None = None
@@ -76,7 +77,7 @@ class CachedSource:
             now = time.monotonic()
             alone_since = None if lock.holder() else alone_since or now
             if alone_since and now - alone_since > ABANDONED_S:
-                raise RuntimeError(
+                raise StoreError(
                     f"pass {pass_index} of {column.path} is not whole, and nobody has recorded "
                     f"there for {ABANDONED_S:g} s; the driver's message says why it stopped"
                 )

@@ -25,6 +25,7 @@ from orchestrator.identity import Identity, differences
 from orchestrator.layout import (
     IDENTITY_FILE,
     REMOVED_PREFIX,
+    StoreError,
     column_name,
     num_bytes,
     part_name,
@@ -131,14 +132,14 @@ class Column:
 
         ``codec.decode(rows[indices])`` is a batch. Do not send the array to another process: it
         would be copied whole; let each open the pass. Headers and sizes are checked, rows are not
-        (``verify``). Raises ValueError naming the file at fault and how to mend it. Of a remote
+        (``verify``). Raises StoreError naming the file at fault and how to mend it. Of a remote
         store, downloads what the mirror lacks, and keeps it there while the array lives.
         """
         missing = self.missing([pass_index])
         num_parts = self.store.identity.num_parts
         if missing:
             folder = self.store.place.shown(self._pass_path(pass_index))
-            raise ValueError(
+            raise StoreError(
                 f"{folder}: {len(missing)} of {num_parts} parts are not recorded, part "
                 f"{missing[0].part_index} the first; {_RECORD}"
             )
@@ -161,7 +162,7 @@ class Column:
         bodies: list[tuple[Path, int]] = []
         for part in parts:
             if damage := self.inspect(part):
-                raise ValueError(f"{damage}; {_MEND}")
+                raise StoreError(f"{damage}; {_MEND}")
             size = len(self.store.identity.rows_of(part.part_index)) * self.codec.row_bytes
             bodies.append((self.part_path(part), size))
         return join_bodies(bodies, offset=BODY_OFFSET).reshape(-1, self.codec.row_bytes)
@@ -200,8 +201,7 @@ class Column:
 
     def quarantine(self, part: PartId) -> str:
         """Rename a damaged part, so that it counts as missing; returns what to tell the user."""
-        path = self.part_path(part)
-        place = self.store.place
+        path, place = self.part_path(part), self.store.place
         aside = place.quarantine(path)
         return f"{place.shown(path)}: damaged, moved aside as {aside}; it will be recorded anew"
 
@@ -236,7 +236,7 @@ class Column:
 class SignalStore:
     """The recordings of one teacher under one root. Making the object writes nothing.
 
-    Raises ValueError where the folder of this identity's key holds another identity.
+    Raises StoreError where the folder of this identity's key holds another identity.
     """
 
     root: Path | Mirror
@@ -244,7 +244,7 @@ class SignalStore:
 
     def __post_init__(self) -> None:
         if found := self.differences_from(self.identity.key):
-            raise ValueError(
+            raise StoreError(
                 f"{self.path / IDENTITY_FILE}: not the identity that its folder is named for: "
                 f"{'; '.join(found)}; remove the folder, or give the store another place"
             )
@@ -265,7 +265,7 @@ class SignalStore:
         return self.place.lock(self.identity.key)
 
     def column(self, spec: SignalSpec, codec: Codec) -> Column:
-        """A signal's recordings in a codec. Raises ValueError where no folder can be so named."""
+        """A signal's recordings in a codec. Raises StoreError where no folder can be so named."""
         column_name(spec, codec.name)
         return Column(self, spec, codec)
 

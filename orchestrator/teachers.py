@@ -7,11 +7,12 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
 
 from distill.datasets import DataConfig, load_data
+from distill.loading import ConfigError
 from distill.signals import SignalSpec
 from distill.views import ViewSpace, pass_views
 from orchestrator.codecs import make_codec
@@ -69,6 +70,10 @@ class InputPlan:
     plan_seed: int
 
 
+class AnswerError(ValueError):
+    """A teacher's answer that nobody can learn from; the message names teacher and sample."""
+
+
 @final
 class Teacher:
     """Answers for inputs. Holds no Ray: tests and the ``local`` source use it as it is."""
@@ -94,7 +99,7 @@ class Teacher:
         """Signals, float32 [n, ...], of rendered images, uint8 [n, c, h, w].
 
         Batches are cut at multiples of the teacher's batch size, so the same rows give the
-        same bytes whoever asks. Raises ValueError for an answer that is not finite; ``samples``
+        same bytes whoever asks. Raises AnswerError for an answer that is not finite; ``samples``
         are the images' positions in the training split, for its message.
         """
         import torch
@@ -124,7 +129,7 @@ class Teacher:
             if np.isfinite(values).all():
                 continue
             row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
-            raise ValueError(
+            raise AnswerError(
                 f"teacher '{self.recipe.name}': '{spec}' of sample {samples[row]} is NaN or "
                 "infinite; check the teacher's weights and normalization"
             )
@@ -187,6 +192,15 @@ class RecordedSignal:
     spec: SignalSpec
     codec: str
     shape: tuple[int, ...]
+
+    @classmethod
+    def checked(cls, spec: SignalSpec, codec: str, shape: tuple[int, ...]) -> Self:
+        """Raises ConfigError where the codec cannot keep samples of ``shape``."""
+        try:
+            make_codec(codec, shape)
+        except ValueError as error:
+            raise ConfigError(f"signals.codecs.{spec}: {error}") from None
+        return cls(spec, codec, shape)
 
 
 @final

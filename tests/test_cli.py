@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from safetensors.numpy import save_file
 from distill import run
 from distill.loading import load_experiment, shipped_experiments
 from tests.data_files import write_arrays
+from tests.helpers import prepare, two_teachers
 
 ROOT = Path(run.__file__).resolve().parent.parent
 HEAVY = {"torch", "torchvision", "ray", "pandas", "pyarrow", "matplotlib"}
@@ -170,6 +173,25 @@ def test_a_python_object_in_an_experiment_is_never_made(small: Path) -> None:
         assert done.returncode == 2
         assert "could not determine a constructor for the tag" in said(done)[0]
     assert not (small / "made").exists()
+
+
+@pytest.mark.parametrize("subcommand", ["train", "cache", "verify"])
+def test_records_of_something_else_end_it_with_status_1_and_one_line(
+    subcommand: str, fashion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = two_teachers(fashion, tmp_path)
+    for teacher in prepare(experiment):
+        identity = teacher.serving.recording.identity
+        other = replace(identity, plan_seed=identity.plan_seed + 1)
+        folder = tmp_path / "signals" / identity.key
+        folder.mkdir(parents=True)
+        (folder / "identity.json").write_text(other.to_json())
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(experiment.as_dict()))
+    assert run.main([subcommand, str(tmp_path / "e.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: .*/identity.json: not the identity .* plan_seed: 0, not 1.*\n", said
+    )
 
 
 @pytest.mark.parametrize("name", shipped_experiments())

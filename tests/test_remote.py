@@ -165,6 +165,24 @@ def test_a_wrong_location_is_a_mistake_before_any_work(s3_server, fashion, chang
     assert s3_server.url
 
 
+@pytest.mark.ray
+def test_training_that_meets_a_damaged_part_at_a_url_ends_with_one_line(
+    url, fashion, tmp_path, capsys
+):
+    changes = {"signals.root": url, "signals.mirror": str(tmp_path / "a"), "schedule.epochs": 1}
+    experiment = two_teachers(fashion, tmp_path, changes)
+    for teacher in prepare(experiment):
+        record_here(teacher.serving, input_plan(experiment), [0])
+    name = next(name for name in Remote(url).list() if name.endswith(".arrow"))
+    content = Remote(url).read(name) or b""
+    Remote(url).write(name, content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    file = tmp_path / "remote.yaml"
+    file.write_text(yaml.safe_dump(experiment.as_dict()))
+    assert main(["train", str(file), "-s", f"signals.mirror={tmp_path / 'b'}"]) == 1
+    (line,) = (text for text in capsys.readouterr().err.splitlines() if text.startswith("error"))
+    assert line.startswith(f"error: {url}/{name}: damaged, and again so: its checksum is")
+
+
 @pytest.mark.slow
 def test_an_experiment_records_the_same_bytes_at_a_remote_place(url, fashion, tmp_path):
     short = {"schedule.epochs": 2, "signals.passes": 2}
