@@ -55,6 +55,7 @@ from distill.methods.ce import Config as CEConfig
 from distill.methods.kd import Config as KDConfig
 from distill.parallel import ALONE
 from distill.signals import Batch, LossReport, SignalSource, TeacherSignals
+from distill.weight_tables import WeightTable
 from orchestrator.fleet import Fleet
 from orchestrator.recording import Recorder
 from orchestrator.run_student import build_learner
@@ -101,6 +102,8 @@ class _Rate:
     images_per_s: float = 0.0
 
     def on_step(self, step: int, report: LossReport, *, lr: float) -> None: ...
+
+    def on_weights(self, epoch: int, tables: Mapping[str, WeightTable]) -> None: ...
 
     def on_epoch(
         self,

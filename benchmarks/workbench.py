@@ -134,11 +134,17 @@ class Bench:
             digest="",
             seed=0,
             folder=Path(),
-            recordings=self.recordings,
+            recordings=() if method.resident else self.recordings,
             recipes=tuple(serving.recipe for serving in self.servings),
             facts={},
             signal_bytes=0,
             title=method.name,
+            taps={teacher.name: teacher.taps for teacher in self.teachers},
+            classifiers={
+                teacher.name: teacher.classifier
+                for teacher in self.teachers
+                if teacher.classifier is not None
+            },
         )
 
 

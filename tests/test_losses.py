@@ -33,9 +33,9 @@ PAIRWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dkd": lambda s, t: losses.decoupled_divergence(s, t, LABELS[: len(s)], temperature=4.0),
     "mse": losses.mean_squared_error,
     "angle": losses.angle_loss,
-    "rkd": losses.relational_loss,
+    "rkd": lambda s, t: losses.relational_loss(losses.relations(s), losses.relations(t)),
     "pkt": losses.probabilistic_transfer,
-    "sp": losses.similarity_preserving,
+    "sp": lambda s, t: losses.similarity_preserving(losses.similarities(s), losses.similarities(t)),
     "attention": lambda s, t: losses.mean_squared_error(
         losses.attention_map(s[..., None, None] * draw(1, 1, 3, 3)),
         losses.attention_map(t[..., None, None] * draw(1, 1, 3, 3) ** 2),
@@ -181,8 +181,9 @@ def test_mixture_gradients_reach_teacher_weights() -> None:
 
 def test_relational_weights_scale_their_terms() -> None:
     student, teacher = draw(B, C), draw(B, C, seed=1)
+    own, theirs = losses.relations(student), losses.relations(teacher)
     parts = [
-        losses.relational_loss(student, teacher, distance_weight=d, angle_weight=a)
+        losses.relational_loss(own, theirs, distance_weight=d, angle_weight=a)
         for d, a in ((1.0, 0.0), (0.0, 1.0), (25.0, 50.0))
     ]
     torch.testing.assert_close(25 * parts[0] + 50 * parts[1], parts[2])

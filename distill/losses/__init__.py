@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         mixture_log_probs,
     )
     from distill.losses.feature import (
-        attention_distance,
+        attention_like,
         attention_map,
         mean_squared_error,
         normalise_channels,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         angle_loss,
         probabilistic_transfer,
         relational_loss,
+        relations,
+        similarities,
         similarity_preserving,
     )
     from distill.losses.weighting import (
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "agreement_weights",
     "angle_loss",
-    "attention_distance",
+    "attention_like",
     "attention_map",
     "blend_weights",
     "blended_logits",
@@ -69,6 +71,8 @@ __all__ = [
     "pooled_vector",
     "probabilistic_transfer",
     "relational_loss",
+    "relations",
+    "similarities",
     "similarity_preserving",
     "stepped_weight",
     "weight_drift",
@@ -85,7 +89,7 @@ _HOMES = {
         "mixture_log_probs",
     ),
     "feature": (
-        "attention_distance",
+        "attention_like",
         "attention_map",
         "mean_squared_error",
         "normalise_channels",
@@ -97,6 +101,8 @@ _HOMES = {
         "angle_loss",
         "probabilistic_transfer",
         "relational_loss",
+        "relations",
+        "similarities",
         "similarity_preserving",
     ),
     "weighting": (

@@ -63,18 +63,18 @@ def attention_map(features: Float[Tensor, "B c h w"], *, power: int = 2) -> Floa
     return F.normalize(features.pow(power).mean(1).flatten(1), dim=1)
 
 
-def attention_distance(
+def attention_like(
     student: Float[Tensor, "B c h w"], teacher: Float[Tensor, "B n"]
-) -> Float[Tensor, " B"]:
-    """A sample's mean squared difference of attention maps; the teacher's [B, N*N] comes as a map.
+) -> Float[Tensor, "B n"]:
+    """The student's attention map at the size of a teacher's, which comes as a map [B, N*N].
 
     A larger map of the student is average-pooled to N×N. Teachers with larger maps must pool them
-    to the student's size before they take theirs. Raises ValueError where they did not.
+    to the student's size before they take theirs: what compares the two raises where they did not.
     """
     side = math.isqrt(teacher.shape[1])
     if side < student.shape[-1]:
         student = F.adaptive_avg_pool2d(student, side)
-    return mean_squared_error(attention_map(student), teacher)
+    return attention_map(student)
 
 
 def pooled_vector(features: Float[Tensor, "B c *hw"]) -> Float[Tensor, "B c"]:

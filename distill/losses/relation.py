@@ -8,7 +8,8 @@ Legend: B samples, n features of the student, m of the teacher (they may differ)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch.nn import functional as F
@@ -21,20 +22,29 @@ if TYPE_CHECKING:
 _PKT_EPSILON = 1e-7
 
 
-def angle_loss(student: Float[Tensor, "B n"], teacher: Float[Tensor, "B m"]) -> Float[Tensor, " B"]:
-    """Smooth-L1 between cosines at vertex i of (x_j−x_i, x_k−x_i), mean over all (j, k).
+@final
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """How a batch's samples lie to one another; made once, compared with several teachers'."""
 
-    Costs B³ multiply-adds for each feature. Source: Park et al. 2019, Relational Knowledge
-    Distillation (arXiv 1904.05068), eq. 6; AMTML-KD takes it on softened probabilities.
-    """
-    student_BBn, _ = _directions(student)
-    teacher_BBm, _ = _directions(teacher.detach())
-    return _angle_loss(student_BBn, teacher_BBm)
+    distances: Float[Tensor, "B B"]  # over their mean, coincident pairs not counted
+    cosines: Float[Tensor, "B B B"]  # of the angle at i between j and k; 0 where two coincide
+
+
+def relations(points: Float[Tensor, "B n"]) -> Relations:
+    """Costs B³ operations, whatever n is."""
+    gram_BB = _gram(points)
+    distances_BB = _distances(gram_BB)
+    count = (distances_BB > 0).sum().clamp_min(1)
+    mean = distances_BB.sum() / count
+    return Relations(
+        distances_BB / torch.where(mean > 0, mean, 1.0), _cosines(gram_BB, distances_BB)
+    )
 
 
 def relational_loss(
-    student: Float[Tensor, "B n"],
-    teacher: Float[Tensor, "B m"],
+    student: Relations,
+    teacher: Relations,
     *,
     distance_weight: float = 25.0,
     angle_weight: float = 50.0,
@@ -43,41 +53,53 @@ def relational_loss(
 
     Source: Park et al. 2019 (arXiv 1904.05068), eqs. 4 to 6; weights of their published code.
     """
-    student_BBn, student_BB = _directions(student)
-    teacher_BBm, teacher_BB = _directions(teacher.detach())
-    distance = F.smooth_l1_loss(
-        _over_mean(student_BB), _over_mean(teacher_BB), reduction="none"
-    ).mean(1)
-    return distance_weight * distance + angle_weight * _angle_loss(student_BBn, teacher_BBm)
+    distance = F.smooth_l1_loss(student.distances, teacher.distances.detach(), reduction="none")
+    angle = _cosine_loss(student.cosines, teacher.cosines)
+    return distance_weight * distance.mean(1) + angle_weight * angle
 
 
-def _angle_loss(
-    student_BBn: Float[Tensor, "B B n"], teacher_BBm: Float[Tensor, "B B m"]
+def angle_loss(student: Float[Tensor, "B n"], teacher: Float[Tensor, "B m"]) -> Float[Tensor, " B"]:
+    """Smooth-L1 between cosines at vertex i of (x_j−x_i, x_k−x_i), mean over all (j, k).
+
+    Source: Park et al. 2019, Relational Knowledge Distillation (arXiv 1904.05068), eq. 6; AMTML-KD
+    takes it on softened probabilities.
+    """
+    gram_BB, goal_BB = _gram(student), _gram(teacher.detach())
+    return _cosine_loss(
+        _cosines(gram_BB, _distances(gram_BB)), _cosines(goal_BB, _distances(goal_BB))
+    )
+
+
+def _cosine_loss(
+    student_BBB: Float[Tensor, "B B B"], teacher_BBB: Float[Tensor, "B B B"]
 ) -> Float[Tensor, " B"]:
-    student_BBB = torch.bmm(student_BBn, student_BBn.mT)
-    teacher_BBB = torch.bmm(teacher_BBm, teacher_BBm.mT)
-    return F.smooth_l1_loss(student_BBB, teacher_BBB, reduction="none").mean((1, 2))
+    return F.smooth_l1_loss(student_BBB, teacher_BBB.detach(), reduction="none").mean((1, 2))
 
 
-def _directions(
-    points: Float[Tensor, "B n"],
-) -> tuple[Float[Tensor, "B B n"], Float[Tensor, "B B"]]:
-    """Unit vectors from point i to point j (zero where they coincide), and the distances."""
-    steps_BBn = points.unsqueeze(0) - points.unsqueeze(1)
-    lengths_BB = _length(steps_BBn)
-    # Dividing coincident points' zero by one, not by an epsilon, keeps their gradient finite.
-    return steps_BBn / torch.where(lengths_BB > 0, lengths_BB, 1.0).unsqueeze(-1), lengths_BB
+def _gram(points: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
+    # Centred, which changes no difference between points, so that little cancels below.
+    centred = points - points.mean(0)
+    return centred @ centred.T
 
 
-def _length(vectors: Float[Tensor, "*n m"]) -> Float[Tensor, "*n"]:
-    # Unlike the root of a sum of squares, its gradient at zero is zero.
-    return torch.linalg.vector_norm(vectors, dim=-1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+def _distances(gram_BB: Float[Tensor, "B B"]) -> Float[Tensor, "B B"]:
+    """0, and without a gradient, between points that are one to within rounding."""
+    squares_B = gram_BB.diagonal()
+    sums_BB = squares_B.unsqueeze(1) + squares_B.unsqueeze(0)
+    distances_BB = sums_BB - 2 * gram_BB
+    apart_BB = distances_BB > 8 * torch.finfo(gram_BB.dtype).eps * sums_BB
+    return torch.where(apart_BB, torch.where(apart_BB, distances_BB, 1.0).sqrt(), 0.0)
 
 
-def _over_mean(distances: Float[Tensor, "B B"]) -> Float[Tensor, "B B"]:
-    count = (distances > 0).sum().clamp_min(1)
-    mean = distances.sum() / count
-    return distances / torch.where(mean > 0, mean, 1.0)
+def _cosines(
+    gram_BB: Float[Tensor, "B B"], distances_BB: Float[Tensor, "B B"]
+) -> Float[Tensor, "B B B"]:
+    """(x_j−x_i)·(x_k−x_i) = G_jk − G_ij − G_ik + G_ii, over both lengths."""
+    half_BB = gram_BB - gram_BB.diagonal().unsqueeze(1) / 2
+    apart_BB = distances_BB > 0
+    inverse_BB = apart_BB / torch.where(apart_BB, distances_BB, 1.0)
+    products_BBB = gram_BB - half_BB.unsqueeze(2) - half_BB.unsqueeze(1)
+    return products_BBB * inverse_BB.unsqueeze(2) * inverse_BB.unsqueeze(1)
 
 
 def probabilistic_transfer(
@@ -93,21 +115,28 @@ def probabilistic_transfer(
     return (target_BB * ratio_BB.log()).mean(1)
 
 
+def _lengths(vectors: Float[Tensor, "*n m"]) -> Float[Tensor, "*n"]:
+    # Unlike the root of a sum of squares, its gradient at zero is zero.
+    return torch.linalg.vector_norm(vectors, dim=-1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
 def _kernel_probabilities(features: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
-    unit = features / (_length(features).unsqueeze(1) + _PKT_EPSILON)
+    unit = features / (_lengths(features).unsqueeze(1) + _PKT_EPSILON)
     kernel_BB = (unit @ unit.T + 1.0) / 2.0
     return kernel_BB / kernel_BB.sum(1, keepdim=True)
 
 
+def similarities(features: Float[Tensor, " B *n"]) -> Float[Tensor, "B B"]:
+    """The Gram matrix of a batch, its rows at unit L2 length."""
+    flat = features.flatten(1)
+    return F.normalize(flat @ flat.T, dim=1)
+
+
 def similarity_preserving(
-    student: Float[Tensor, " B *n"], teacher: Float[Tensor, " B *m"]
+    student: Float[Tensor, "B B"], teacher: Float[Tensor, "B B"]
 ) -> Float[Tensor, " B"]:
-    """Mean squared difference between rows of the L2-row-normalised Gram matrices.
+    """Mean squared difference between rows of two batches' ``similarities``.
 
     Source: Tung, Mori 2019 (arXiv 1907.09682), eqs. 2 to 4.
     """
-    student_BB, teacher_BB = (
-        F.normalize(flat @ flat.T, dim=1)
-        for flat in (student.flatten(1), teacher.detach().flatten(1))
-    )
-    return (student_BB - teacher_BB).square().mean(1)
+    return (student - teacher.detach()).square().mean(1)

@@ -69,12 +69,14 @@ class AttentionTransfer(Method):
     ) -> LossReport:
         import torch
 
-        distances = [
-            losses.attention_distance(
-                student.features[hint.student_tap], teachers.of(hint.teacher, hint.spec)
-            ).mean()
-            for hint in self.hints
-        ]
+        own: dict[tuple[str, int], Tensor] = {}  # by tap and size: several teachers share one
+        distances: list[Tensor] = []
+        for hint in self.hints:
+            goal = teachers.of(hint.teacher, hint.spec)
+            key = hint.student_tap, goal.shape[1]
+            if key not in own:
+                own[key] = losses.attention_like(student.features[hint.student_tap], goal)
+            distances.append(losses.mean_squared_error(own[key], goal).mean())
         attention = torch.stack(distances).sum() / len(teachers.teachers)
         terms = self.config.ce_and_kd(student, teachers, labels)
         terms["attention"] = self.config.attention_weight * attention

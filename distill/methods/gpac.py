@@ -182,12 +182,11 @@ class GuidedCorrection(Method):
             levels=self.config.levels,
             breakpoints=self.config.breakpoints,
         )
-        distances = [
-            losses.attention_distance(
-                student.features[hint.student_tap], teachers.of(hint.teacher, hint.spec)
-            ).mean()
-            for hint in self.hints
-        ]
+        distances: list[Tensor] = []
+        for hint in self.hints:
+            goal = teachers.of(hint.teacher, hint.spec)
+            own = losses.attention_like(student.features[hint.student_tap], goal)
+            distances.append(losses.mean_squared_error(own, goal).mean())
         return weight * torch.stack(distances).sum()
 
     def inference_model(self, student: nn.Module) -> nn.Module:

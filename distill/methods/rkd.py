@@ -65,10 +65,14 @@ class RelationalDistillation(Method):
     ) -> LossReport:
         import torch
 
+        own = {
+            tap: losses.relations(losses.pooled_vector(student.features[tap]))
+            for tap in {hint.student_tap for hint in self.hints}
+        }
         distances = [
             losses.relational_loss(
-                losses.pooled_vector(student.features[hint.student_tap]),
-                teachers.of(hint.teacher, hint.spec),
+                own[hint.student_tap],
+                losses.relations(teachers.of(hint.teacher, hint.spec)),
                 distance_weight=self.config.distance_weight,
                 angle_weight=self.config.angle_weight,
             ).mean()

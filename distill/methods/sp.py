@@ -68,9 +68,13 @@ class SimilarityPreserving(Method):
     ) -> LossReport:
         import torch
 
+        own = {
+            tap: losses.similarities(student.features[tap])
+            for tap in {hint.student_tap for hint in self.hints}
+        }
         distances = [
             losses.similarity_preserving(
-                student.features[hint.student_tap], teachers.of(hint.teacher, hint.spec)
+                own[hint.student_tap], losses.similarities(teachers.of(hint.teacher, hint.spec))
             ).mean()
             for hint in self.hints
         ]

@@ -50,7 +50,7 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...], int, str], ...] = (
     ("shufflenetv1", ("shufflenetv1",), 3, "linear.weight"),
     ("shufflenetv2", ("shufflenetv2",), 3, "linear.weight"),
     ("dscnn", ("dscnn_xs", "dscnn_s", "dscnn_m", "dscnn_l"), 3, "fc.weight"),
-    ("cnn", ("cnn_xs", "cnn_s", "cnn_m"), 3, "fc.weight"),
+    ("cnn", ("cnn_xxs", "cnn_xs", "cnn_s", "cnn_m"), 3, "fc.weight"),
 )
 _WITH_FINAL = ("wrn", "mobilenetv2", "shufflenetv2")
 _OPTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {"cnn": {"norm": ("batch", "none")}}

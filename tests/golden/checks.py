@@ -130,20 +130,22 @@ def fitnet(case: Case) -> Outputs:
 
 
 def similarity_preserving(case: Case) -> Outputs:
-    return _relation(case, losses.similarity_preserving)
+    return _relation(case, losses.similarity_preserving, losses.similarities)
 
 
 def rkd(case: Case) -> Outputs:
-    return _relation(case, losses.relational_loss)
+    return _relation(case, losses.relational_loss, losses.relations)
 
 
 def pkt(case: Case) -> Outputs:
     return _relation(case, losses.probabilistic_transfer)
 
 
-def _relation(case: Case, function: Callable[..., Tensor]) -> Outputs:
+def _relation(
+    case: Case, function: Callable[..., Tensor], of_batch: Callable[[Tensor], Any] = lambda x: x
+) -> Outputs:
     student = case.leaf("student")
-    loss = function(student, case["teacher"], **case.hp).mean()
+    loss = function(of_batch(student), of_batch(case["teacher"]), **case.hp).mean()
     return {"loss": loss, **case.gradients(loss, {"student": student})}
 
 
