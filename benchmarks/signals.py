@@ -219,8 +219,9 @@ def measure(
     variants["free_features"] = free(features, hint)
     variants["cached_features"] = cached(features, hint)
     variants["served"] = served(live.first(FEW), kd, fleet)
-    rounds = interleaved({n: v.epoch for n, v in variants.items()}, num_rounds=num_rounds)
-    # The warm-up round is not counted.
+    epochs = {name: variant.epoch for name, variant in variants.items()}
+    # A whole epoch needs no warm-up: its first steps are few.
+    rounds = interleaved(epochs, num_rounds=num_rounds, warm_up=num_samples is not None)
     return summarise(rounds, {name: v.cpu_s[-num_rounds:] for name, v in variants.items()})
 
 

@@ -183,7 +183,7 @@ def _look_after(options: argparse.Namespace) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
-    from distill.loading import ConfigError, load_experiment
+    from distill.loading import load_experiment
     from orchestrator.preflight import check, check_data
     from orchestrator.probe_tables import probing_experiment, table_file
 
@@ -195,17 +195,14 @@ def _probe(options: argparse.Namespace) -> int:
     check_data(asked)
 
     from orchestrator.display import Display
+    from orchestrator.pipeline import FAILURES
     from orchestrator.probe_report import report
     from orchestrator.probing import probe
-    from orchestrator.recording import RecordingError
-    from orchestrator.students import StudentError
 
     try:
         with Display() as display:
             probed = probe(experiment, display, output=options.output)
-    except ConfigError:
-        raise
-    except (StudentError, RecordingError, OSError, ValueError) as error:
+    except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report(experiment, probed)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import common, gather, peers, recording, signals, views
+from benchmarks import common, gather, methods, peers, recording, results, signals, views
 from benchmarks.torchdistill_job import Pictures
 from benchmarks.workbench import HintConfig, epoch_plan, fill, make_bench
+from distill.loading import load_experiment, shipped_experiments
+from distill.methods import method_names
 from distill.methods.kd import Config as KDConfig
 from distill.parallel import ALONE
 from distill.signals import LOGITS
@@ -150,3 +152,30 @@ def test_pictures_are_the_split_augmented_and_normalised(fashion: Path, tmp_path
 def test_a_recorder_waits_for_its_turn() -> None:
     turns = recording.Turns(10, passes_per_turn=2)
     assert not turns.may_record(0)
+
+
+def test_every_method_is_timed_beside_ce(fashion: Path, tmp_path: Path) -> None:
+    timed = {*methods.PURE_LOSS, *methods.WITH_ADAPTERS, methods.TEACHERS_TRAINED, "ce"}
+    assert {label.partition("_")[0] for label in timed} == set(method_names())
+    data = {"name": "arrays", "file": fashion}
+    few = {"num_teachers": (methods.FEW,), "num_rounds": 1, "num_steps": 1}
+    figures = methods.measure(tmp_path, data, **few).figures
+    assert methods.TARGETS.keys() < figures.keys()
+
+
+def test_a_meta_step_is_what_it_adds_to_the_steps_between() -> None:
+    labels = (*methods.PURE_LOSS, *methods.WITH_ADAPTERS, methods.TEACHERS_TRAINED)
+    rates = {f"{label}_k3": [100.0] for label in labels} | {"ce": [120.0], "mmkd_k3": [25.0]}
+    figures = methods.summarise(rates, num_teachers=(3,)).figures
+    assert figures["mmkd_over_ce_k3"] == 120 / 25
+    assert figures["mmkd_meta_over_step"] == methods.META_EVERY * (100 / 25 - 1)
+    assert figures["worst_loss_only_over_ce_k3"] == pytest.approx(1.2)
+
+
+def test_results_train_every_experiment_of_the_protocol_and_every_method() -> None:
+    jobs = results.jobs()
+    trained = {arguments[1] for arguments in jobs.values()}
+    assert trained == {name for name in shipped_experiments() if name.startswith("fmnist")}
+    named = {method.name for name in trained for method in load_experiment(name).methods}
+    assert named == set(method_names())
+    assert next(iter(jobs)).startswith(results.LONGEST)
