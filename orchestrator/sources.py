@@ -5,8 +5,10 @@ To the engine they are alike.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -21,6 +23,7 @@ from orchestrator.store import Column
 if TYPE_CHECKING:
     from orchestrator.teachers import Teacher
 
+LARGE_ROW = 4096  # bytes of a sample's signals
 POLL_S = 0.2
 REMOTE_POLL_S = 1.0  # every look is a request or two
 ABANDONED_S = 30.0  # longer than a lock is free between a driver's death and its successor
@@ -28,7 +31,11 @@ ABANDONED_S = 30.0  # longer than a lock is free between a driver's death and it
 
 @final
 class CachedSource:
-    """Signals gathered from memory-mapped records; waits for the pass it needs and no other."""
+    """Signals gathered from memory-mapped records; waits for the pass it needs and no other.
+
+    Large rows are gathered by a thread, for the batches that are asked for ahead: copying them, and
+    the page faults of a pass that was just mapped, take time while the student trains.
+    """
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self._columns: dict[str, dict[SignalSpec, tuple[Column, Codec]]] = {}
@@ -38,20 +45,41 @@ class CachedSource:
             for signal in recording.signals:
                 codec = make_codec(signal.codec, signal.shape)
                 columns[signal.spec] = store.column(signal.spec, codec), codec
+        codecs = (codec for columns in self._columns.values() for _, codec in columns.values())
+        self._is_large = sum(codec.row_bytes for codec in codecs) >= LARGE_ROW
+        self._gatherer = ThreadPoolExecutor(1, thread_name_prefix="gather")
+        self._ahead: dict[tuple[int, bytes], Future[TeacherSignals]] = {}
+        self._closed = threading.Event()
         self._open: dict[tuple[str, SignalSpec], np.ndarray] = {}
         self._pass = -1
         self.seconds_waited = 0.0
 
     def prefetch(self, batch: Batch) -> None:
-        """Nothing to do: the page cache reads ahead better than we would."""
+        """Have large rows gathered; small ones are there sooner than a thread would wake up."""
+        if self._is_large:
+            gathering = self._gatherer.submit(self._gather, batch.indices, batch.pass_index)
+            self._ahead[_key(batch)] = gathering
 
     def signals(self, batch: Batch) -> TeacherSignals:
+        started = time.perf_counter()
+        if self._is_large:
+            if _key(batch) not in self._ahead:
+                self.prefetch(batch)
+            signals = self._ahead.pop(_key(batch)).result()
+            self.seconds_waited += time.perf_counter() - started
+            return signals
         if batch.pass_index != self._pass:
             self._open_pass(batch.pass_index)
+            self.seconds_waited += time.perf_counter() - started
+        return self._gather(batch.indices, batch.pass_index)
+
+    def _gather(self, indices: np.ndarray, pass_index: int) -> TeacherSignals:
+        if pass_index != self._pass:
+            self._open_pass(pass_index)
         return TeacherSignals(
             {
                 teacher: {
-                    spec: torch.from_numpy(codec.decode(self._open[teacher, spec][batch.indices]))
+                    spec: torch.from_numpy(codec.decode(self._open[teacher, spec][indices]))
                     for spec, (_, codec) in columns.items()
                 }
                 for teacher, columns in self._columns.items()
@@ -59,14 +87,12 @@ class CachedSource:
         )
 
     def _open_pass(self, pass_index: int) -> None:
-        started = time.perf_counter()
         self._open.clear()
         for teacher, columns in self._columns.items():
             for spec, (column, _) in columns.items():
                 self._wait(column, pass_index)
                 self._open[teacher, spec] = column.open_pass(pass_index)
         self._pass = pass_index
-        self.seconds_waited += time.perf_counter() - started
 
     def _wait(self, column: Column, pass_index: int) -> None:
         """Until the pass is whole. Raises StoreError when nobody records it any more."""
@@ -81,9 +107,15 @@ class CachedSource:
                     f"pass {pass_index} of {column.path} is not whole, and nobody has recorded "
                     f"there for {ABANDONED_S:g} s; the driver's message says why it stopped"
                 )
-            time.sleep(poll_s)
+            if self._closed.wait(poll_s):
+                raise StoreError(
+                    f"pass {pass_index} of {column.path}: nobody waits for it any more"
+                )
 
     def close(self) -> None:
+        self._closed.set()
+        self._gatherer.shutdown(cancel_futures=True)
+        self._ahead.clear()
         self._open.clear()
 
 
@@ -101,7 +133,7 @@ class ServedSource:
     ) -> None:
         self._recordings = recordings
         self._actors = actors  # by identity key
-        self._asked: dict[bytes, dict[str, Any]] = {}
+        self._asked: dict[tuple[int, bytes], dict[str, Any]] = {}
         self._count = 0
         self.seconds_waited = 0.0
 
@@ -114,12 +146,12 @@ class ServedSource:
             requests[recording.teacher] = actor.rows.remote(
                 batch.indices, batch.pass_index, recording.signals
             )
-        self._asked[batch.indices.tobytes()] = requests
+        self._asked[_key(batch)] = requests
 
     def signals(self, batch: Batch) -> TeacherSignals:
         import ray
 
-        requests = self._asked.pop(batch.indices.tobytes())
+        requests = self._asked.pop(_key(batch))
         started = time.perf_counter()
         answers = dict(zip(requests, ray.get(list(requests.values())), strict=True))
         self.seconds_waited += time.perf_counter() - started
@@ -137,6 +169,10 @@ class ServedSource:
 
     def close(self) -> None:
         self._asked.clear()
+
+
+def _key(batch: Batch) -> tuple[int, bytes]:
+    return batch.pass_index, batch.indices.tobytes()
 
 
 def _tensor(codec: Codec, rows: np.ndarray) -> torch.Tensor:

@@ -19,6 +19,7 @@ from distill.models import build_model
 from distill.models.checkpoints import load_weights
 from distill.parallel import ALONE, Workers
 from distill.signals import Batch, ModelOutput, SignalSpec
+from orchestrator import sources
 from orchestrator.pipeline import input_plan
 from orchestrator.recording import Recording
 from orchestrator.run_student import batch_plan
@@ -131,6 +132,40 @@ def test_a_teacher_in_the_worker_says_what_the_records_say(
                 scale = float(theirs.abs().max())
                 torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-5 * scale)
     assert live.seconds_waited > 0
+
+
+def test_large_rows_gathered_ahead_are_the_same(
+    experiment: Experiment, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LARGE_ROW", 1 << 30)
+    plain = CachedSource(recordings)
+    monkeypatch.setattr(sources, "LARGE_ROW", 1)
+    ahead = CachedSource(recordings)
+    plan = batches_of(experiment)
+    batches = [batch for epoch in (0, 1) for batch in plan.batches(epoch, ALONE)]
+    for batch in batches[:-1]:  # the last one is asked for when it is needed
+        ahead.prefetch(batch)
+    for batch in batches:
+        found, expected = ahead.signals(batch), plain.signals(batch)
+        assert all(
+            found.of(name, spec).equal(expected.of(name, spec))
+            for name in ("a", "b")
+            for spec in map(SignalSpec.parse, SPECS)
+        )
+    ahead.close()
+
+
+def test_closing_ends_a_thread_that_waits_for_a_pass(
+    experiment: Experiment, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LARGE_ROW", 1)
+    source = CachedSource(recordings)
+    batch = next(batches_of(experiment).batches(0, ALONE))
+    never = Batch(batch.indices, batch.views, 7, batch.images, batch.labels, batch.num_global)
+    source.prefetch(never)
+    began = time.monotonic()
+    source.close()
+    assert time.monotonic() - began < 5
 
 
 def test_order_and_size_of_batches_do_not_matter(
