@@ -23,6 +23,7 @@ from benchmarks.common import Results, Rounds, Target, arguments, interleaved, m
 from benchmarks.signals import Variant, cached, variant
 from benchmarks.workbench import BATCH_SIZE, FULL_DATA, QUICK_DATA, fill, make_bench
 from distill.config import as_method
+from distill.memory import keep_freed_memory
 from orchestrator.sources import NoSource
 
 FEW = 3  # teachers of the figures with a bound
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     options = arguments(__doc__).parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every worker does
     data = QUICK_DATA if options.quick else FULL_DATA
     with tempfile.TemporaryDirectory(prefix="tutelage-") as folder:
         results = measure(

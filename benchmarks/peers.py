@@ -38,6 +38,7 @@ from benchmarks.workbench import (
     Silent,
     make_bench,
 )
+from distill.memory import keep_freed_memory
 from distill.methods.kd import Config as KDConfig
 from distill.signals import Progress, SignalSpec, TeacherSignals
 from orchestrator.fleet import Fleet
@@ -160,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(message, file=sys.stderr)
         return 2
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every worker does; torchdistill, in this process, has it too
     data = QUICK_DATA if options.quick else FULL_DATA
     with tempfile.TemporaryDirectory(prefix="tutelage-") as folder:
         bench = make_bench(Path(folder), data, ARCHS, KDConfig())

@@ -34,6 +34,7 @@ from benchmarks.common import (
     seconds,
 )
 from benchmarks.workbench import FULL_DATA, QUICK_DATA, Bench, make_bench
+from distill.memory import keep_freed_memory
 from distill.methods.kd import Config as KDConfig
 from distill.views import pass_views
 from orchestrator.fleet import Fleet, Placement
@@ -96,6 +97,7 @@ def bare_loop(recipe: TeacherRecipe, inputs: InputPlan, num_images: int) -> floa
     """
     import torch
 
+    keep_freed_memory()  # as an actor does, so that only Ray and the store make a difference
     teacher = Teacher(recipe, inputs, num_threads=1)
     indices = np.arange(len(teacher.data.train))
     views = pass_views(indices, pass_index=0, num_views=inputs.views.num_views, seed=0)
@@ -113,7 +115,8 @@ def bare_loop(recipe: TeacherRecipe, inputs: InputPlan, num_images: int) -> floa
 
 def measure(bench: Bench, folder: Path, *, num_rounds: int, passes_per_turn: int) -> Results:
     """Bare loop, one actor and two actors in turns. Takes over this machine's Ray session."""
-    num_images = len(bench.data.train) * passes_per_turn
+    # Half a turn of several passes says as much of a loop that has nothing to share out.
+    num_images = len(bench.data.train) * max(1, passes_per_turn // 2)
     passes = range(passes_per_turn * (num_rounds + 1))
     results = Results()
     with ExitStack() as stack:
@@ -166,8 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(__doc__).parse_args(argv)
     arch = "resnet8" if options.quick else "resnet20"
     data = QUICK_DATA if options.quick else FULL_DATA
-    # The quick run's images fill one part: two passes a turn share out evenly.
-    passes_per_turn = 2 if options.quick else 1
+    # The quick run's images fill one part: four passes a turn share out evenly.
+    passes_per_turn = 4 if options.quick else 1
     with tempfile.TemporaryDirectory(prefix="tutelage-") as folder:
         bench = make_bench(Path(folder), data, [arch], KDConfig())
         results = measure(

@@ -50,6 +50,7 @@ from distill.batches import BatchPlan
 from distill.config import Schedule
 from distill.engine import Fit, fit
 from distill.learners import Compute, Learner
+from distill.memory import keep_freed_memory
 from distill.methods import MethodConfig
 from distill.methods.ce import Config as CEConfig
 from distill.methods.kd import Config as KDConfig
@@ -261,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     options = arguments(__doc__).parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every worker does
     data = QUICK_DATA if options.quick else FULL_DATA
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tutelage-")))

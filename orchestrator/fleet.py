@@ -11,6 +11,7 @@ import numpy as np
 import ray
 from ray import cloudpickle
 
+from distill.memory import keep_freed_memory
 from orchestrator.teachers import (
     InputPlan,
     PartJob,
@@ -42,6 +43,7 @@ class TeacherActor:
     """
 
     def __init__(self, recipe: bytes, plan: InputPlan, num_threads: int) -> None:
+        keep_freed_memory()
         reference = cloudpickle.loads(recipe)
         self._teacher = Teacher(ray.get(reference), plan, num_threads=num_threads)
 

@@ -23,6 +23,7 @@ from orchestrator.teachers import PartJob, PartReport, RecordedSignal, TeacherRe
 
 POLL_S = 0.5
 IN_FLIGHT = 2  # parts asked of an actor at a time: one runs, the next waits beside it
+_Running = dict[Any, tuple[str, Any]]  # task -> teacher's key, actor
 
 
 @final
@@ -233,8 +234,8 @@ class Recorder:
             jobs, damaged = missing_jobs(serving.recording, self._passes)
             queues[serving.recording.key] = deque(jobs)
             report.damaged += damaged
-            num_parts = serving.recording.identity.num_parts * len(self._passes)
-            report.parts_found += num_parts - len(jobs)
+            wanted = serving.recording.identity.num_parts * len(self._passes)
+            report.parts_found += wanted - len(jobs)
             report.images_wanted += sum(job.num_images for job in jobs)
         self._observer.on_start(report)
         for serving in self._servings:
@@ -251,11 +252,12 @@ class Recorder:
             for serving in self._servings
             if queues[serving.recording.key]
         }
-        running: dict[Any, tuple[str, Any]] = {}  # task -> teacher's key, actor
+        running: _Running = {}
         while not self._stopped.is_set() and (running or any(queues.values())):
-            for key, group in actors.items():
-                for actor in group:
-                    self._feed(key, actor, queues[key], running)
+            for depth in range(1, IN_FLIGHT + 1):  # dealt round: few parts are shared out evenly
+                for key, group in actors.items():
+                    for actor in group:
+                        self._feed(key, actor, queues[key], running, depth)
             if not running:
                 self._stopped.wait(POLL_S)  # everything that is missing is too far ahead
                 continue
@@ -269,20 +271,19 @@ class Recorder:
     def _name(self, key: str) -> str:
         return next(s.recording.teacher for s in self._servings if s.recording.key == key)
 
-    def _feed(
-        self, key: str, actor: Any, queue: deque[PartJob], running: dict[Any, tuple[str, Any]]
+    def _feed(  # an actor's next part, unless it has ``depth`` already
+        self, key: str, actor: Any, queue: deque[PartJob], running: _Running, depth: int
     ) -> None:
         in_flight = sum(busy is actor for _, busy in running.values())
-        while queue and in_flight < IN_FLIGHT and self._may_record(queue[0].part.pass_index):
+        if queue and in_flight < depth and self._may_record(queue[0].part.pass_index):
             running[actor.record.remote(queue.popleft())] = key, actor
-            in_flight += 1
 
     def _note(
         self,
         part: PartReport,
         actor: Any,
         queues: dict[str, deque[PartJob]],
-        running: dict[Any, tuple[str, Any]],
+        running: _Running,
     ) -> None:
         report = self.report
         report.images += part.job.num_images

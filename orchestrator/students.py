@@ -139,8 +139,10 @@ def train_students(
 def _train_here(jobs: Sequence[StudentJob], on_event: Callable[[Event], None]) -> None:
     import torch
 
+    from distill.memory import keep_freed_memory
     from distill.parallel import ALONE
 
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for job in jobs:
         _run(job, ALONE, device, on_event=on_event, barrier=lambda _: None)
@@ -262,8 +264,10 @@ def _worker_loop(config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
+    from distill.memory import keep_freed_memory
     from distill.parallel import Workers
 
+    keep_freed_memory()
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     context = ray.train.get_context()

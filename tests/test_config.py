@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.config import AdamW, Experiment
+from distill.config import Experiment
 from distill.loading import (
     ConfigError,
     apply_override,
@@ -51,8 +51,7 @@ def lines(source: str, *overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", shipped_experiments())
-def test_a_shipped_experiment_parses_and_bears_its_files_name(name: str) -> None:
-    """Or that of the one it extends, whose comparison its runs join."""
+def test_a_shipped_experiment_bears_its_files_name_or_the_one_it_extends(name: str) -> None:
     own = load_experiment(name).name
     assert name == own or name.startswith(f"{own}_")
 
@@ -299,36 +298,3 @@ def test_no_more_passes_are_recorded_than_epochs_or_views(
         f"views.padding={padding}",
     ]
     assert load_experiment(source, overrides).num_passes == expected
-
-
-def test_an_experiment_extends_another(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("extends: demo\nname: base\nmethod: {temperature: 2}\n")
-    top = tmp_path / "top.yaml"
-    top.write_text("extends: base.yaml\nmethod: {kd_weight: 3}\nviews: {kind: identity}\n")
-    experiment, demo = load_experiment(str(top)), load_experiment("demo")
-    assert (experiment.name, experiment.teachers) == ("base", demo.teachers)
-    assert experiment.method.model_dump() == {
-        **demo.method.model_dump(),
-        "temperature": 2,
-        "kd_weight": 3,
-    }
-
-
-def test_another_name_replaces_what_it_extends(tmp_path: Path) -> None:
-    top = tmp_path / "top.yaml"
-    top.write_text("extends: demo\nviews: {kind: identity}\noptimizer: {name: adamw}\n")
-    assert load_experiment(str(top)).optimizer == AdamW(name="adamw")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("extends: top.yaml\n", "goes round in a circle"),
-        ("extends: 3\n", "should be an experiment's name or file (it is 3)"),
-        ("extends: demmo\n", "did you mean 'demo'?"),
-    ],
-)
-def test_a_mistake_in_extends_is_told(text: str, said: str, tmp_path: Path) -> None:
-    top = tmp_path / "top.yaml"
-    top.write_text(text)
-    assert said in lines(str(top))[0]

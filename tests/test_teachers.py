@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Notes:
     def __init__(self) -> None:
         self.wanted: list[int] = []
         self.images: list[int] = []
+        self.busy: list[int] = []
 
     def on_wait(self, holder: str) -> None:
         raise AssertionError(f"nobody else records, and yet {holder} does")
@@ -61,6 +63,7 @@ class Notes:
 
     def on_part(self, report: RecordingReport) -> None:
         self.images.append(report.images)
+        self.busy.append(report.busy)
 
 
 def recorded_at(root: Path, experiment: Experiment, *, actors: int) -> list[Serving]:
@@ -76,10 +79,12 @@ def recorded_at(root: Path, experiment: Experiment, *, actors: int) -> list[Serv
     ]
 
 
-def record(experiment: Experiment, servings: list[Serving]) -> tuple[RecordingReport, Notes]:
+def record(
+    experiment: Experiment, servings: list[Serving], passes: Sequence[int] = (0, 1)
+) -> tuple[RecordingReport, Notes]:
     notes = Notes()
     with Fleet(input_plan(experiment)) as fleet:
-        return Recorder(servings, fleet, [0, 1], notes).run(), notes
+        return Recorder(servings, fleet, passes, notes).run(), notes
 
 
 def test_an_answer_does_not_depend_on_the_size_of_forward_passes(experiment: Experiment) -> None:
@@ -178,6 +183,13 @@ def test_actors_record_once_and_the_same_bytes_whatever_their_number(
     assert mended.images in (4096, 4200 - 4096)
     assert files_below(one, "*.arrow") == parts
     assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
+
+
+@pytest.mark.ray
+def test_few_parts_are_shared_out_evenly(experiment: Experiment, tmp_path: Path) -> None:
+    servings = recorded_at(tmp_path, experiment, actors=2)
+    _, notes = record(experiment, servings, passes=[0])
+    assert notes.busy == [3, 2, 1, 0]  # of two teachers' actors, with a part each
 
 
 def test_teachers_are_loaded_by_name_and_errors_say_whose(fashion: Path, tmp_path: Path) -> None:
