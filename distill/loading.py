@@ -179,13 +179,14 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        alike = (
-            isinstance(below, dict)
-            and isinstance(value, dict)
-            and all(below.get(tag) == value.get(tag, below.get(tag)) for tag in ("name", "kind"))
-        )
-        merged[key] = _merged(below, value) if alike else value
+        if isinstance(below, dict) and isinstance(value, dict) and _alike(below, value):
+            value = _merged(below, value)
+        merged[key] = value
     return merged
+
+
+def _alike(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
+    return all(base.get(tag) == top.get(tag, base.get(tag)) for tag in ("name", "kind"))
 
 
 def _text(source: str) -> str:

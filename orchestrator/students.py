@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from distill.parallel import Workers
 
-POLL_S = 0.25
 MAX_FAILURES = 3  # of a worker group: each goes on from the last epoch's checkpoint
 
 
@@ -154,39 +153,33 @@ def _train_on_ray(
     storage: Path,
     on_event: Callable[[Event], None],
 ) -> None:
-    import ray
     from ray.exceptions import RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    from orchestrator.boards import events_of
+
     resources = {"CPU": config.cpus} | ({"GPU": config.gpus} if config.gpus else {})
-    trainer = TorchTrainer(
-        _worker_loop,
-        train_loop_config={"jobs": list(jobs), "board": board, "threads": int(config.cpus)},
-        scaling_config=ScalingConfig(
-            num_workers=config.count, use_gpu=config.gpus > 0, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name=f"train-{time.time_ns()}",  # unique: our checkpoints are in the run folders
-            storage_path=str(storage.resolve()),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=1),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
+    run_config = RunConfig(
+        name=f"train-{time.time_ns()}",  # unique: our checkpoints are in the run folders
+        storage_path=str(storage.resolve()),
+        failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=1),
+        logging_config=LoggingConfig(log_level="ERROR"),
     )
-    relay = _Relay(board, on_event)
-    relay.start()
-    try:
-        with _interruptible():
-            trainer.fit()
-    except (TrainingFailedError, RayError) as error:
-        raise StudentError(_reason(error)) from error
-    finally:
-        relay.finish()
-        ray.kill(board)
-    if relay.error is not None:
-        raise relay.error
+    scaling = ScalingConfig(
+        num_workers=config.count, use_gpu=config.gpus > 0, resources_per_worker=resources
+    )
+    with events_of(on_event) as board:
+        loop = {"jobs": list(jobs), "board": board, "threads": int(config.cpus)}
+        trainer = TorchTrainer(
+            _worker_loop, train_loop_config=loop, scaling_config=scaling, run_config=run_config
+        )
+        try:
+            with _interruptible():
+                trainer.fit()
+        except (TrainingFailedError, RayError) as error:
+            raise StudentError(_reason(error)) from error
 
 
 @contextmanager
@@ -212,51 +205,6 @@ def _reason(error: Exception) -> str:
         cause = getattr(failure, "_base_exc", failure)
         return f"worker {rank} failed: {cause}"
     return str(error)
-
-
-@final
-class Board:
-    """An actor's logic: where workers post events and the driver takes them."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-
-    def post(self, event: Event) -> None:
-        self._events.append(event)
-
-    def take(self) -> list[Event]:
-        """The events since the last call."""
-        events, self._events = self._events, []
-        return events
-
-
-@final
-class _Relay(threading.Thread):
-    """Brings events from the board to the driver while ``fit`` blocks its main thread."""
-
-    def __init__(self, board: Any, on_event: Callable[[Event], None]) -> None:
-        super().__init__(name="events", daemon=True)
-        self._board, self._on_event = board, on_event
-        self._done = threading.Event()
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        import ray
-
-        try:
-            while True:
-                last = self._done.wait(POLL_S)
-                for event in ray.get(self._board.take.remote(), timeout=30):
-                    self._on_event(event)
-                if last:
-                    return
-        except Exception as error:  # raised again by the driver, once fit has ended
-            self.error = error
-
-    def finish(self) -> None:
-        """Bring what is left, and end."""
-        self._done.set()
-        self.join(timeout=30)
 
 
 def _worker_loop(config: dict[str, Any]) -> None:

@@ -1,0 +1,74 @@
+"""How processes that train tell the driver what happens: they post, it takes, in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, final
+
+from orchestrator.students import Event
+
+POLL_S = 0.25
+
+
+@contextmanager
+def events_of(on_event: Callable[[Event], None]) -> Generator[Any]:
+    """A board for other processes to ``post`` events on; this one is told of each, in a thread."""
+    import ray
+
+    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    relay = _Relay(board, on_event)
+    relay.start()
+    try:
+        yield board
+    finally:
+        relay.finish()
+        ray.kill(board)
+    if relay.error is not None:
+        raise relay.error
+
+
+@final
+class Board:
+    """An actor's logic: where workers post events and the driver takes them."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def post(self, event: Event) -> None:
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+
+@final
+class _Relay(threading.Thread):
+    """Brings events from the board to the driver while ``fit`` blocks its main thread."""
+
+    def __init__(self, board: Any, on_event: Callable[[Event], None]) -> None:
+        super().__init__(name="events", daemon=True)
+        self._board, self._on_event = board, on_event
+        self._done = threading.Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        import ray
+
+        try:
+            while True:
+                last = self._done.wait(POLL_S)
+                for event in ray.get(self._board.take.remote(), timeout=30):
+                    self._on_event(event)
+                if last:
+                    return
+        except Exception as error:  # raised again by the driver, once fit has ended
+            self.error = error
+
+    def finish(self) -> None:
+        """Bring what is left, and end."""
+        self._done.set()
+        self.join(timeout=30)
