@@ -1,4 +1,4 @@
-"""The one command: train · cache · probe · verify · show · compare; without arguments, train."""
+"""The one command: train · tune · cache · probe · verify · show · compare; default: train demo."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ if __name__ == "__main__":
     paths = (sys.path[0], os.environ.get("PYTHONPATH"))
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
-from distill import __version__
+from distill.arguments import make_parser
 
 if TYPE_CHECKING:
     from distill.config import Experiment
 
-DEMO = "demo"
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status: 0, 1 for a failure, 2 for a mistake."""
-    options = _parser().parse_args(arguments)
+    options = make_parser(_HANDLERS).parse_args(arguments)
     from distill.loading import ConfigError
 
     try:
@@ -37,72 +35,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tutelage",
-        description="Distil one small model from many large ones.",
-        epilog=f"Without a subcommand: train {DEMO}.",
-    )
-    parser.add_argument("--version", action="version", version=f"tutelage {__version__}")
-    parser.set_defaults(run=_train, experiment=DEMO, set=[])
-    commands = parser.add_subparsers(title="subcommands", metavar="")
-    added: dict[str, argparse.ArgumentParser] = {}
-    for name, function, text in (
-        ("train", _train, "train an experiment's students and compare them"),
-        ("cache", _cache, "record an experiment's signals ahead of time; list and remove records"),
-        ("probe", _probe, "find which teacher's stages tell the classes apart best (for gpac)"),
-        ("verify", _verify, "check an experiment's records, and a sample against its teachers"),
-        ("show", _show, "print an experiment's resolved configuration"),
-    ):
-        added[name] = command = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + "."
-        )
-        command.set_defaults(run=function)
-        command.add_argument(
-            "experiment",
-            nargs="?" if name == "cache" else None,
-            default=None,
-            help="a shipped experiment's name, or a YAML file",
-        )
-        command.add_argument(
-            "-s",
-            "--set",
-            action="append",
-            default=[],
-            metavar="a.b=value",
-            help="override a field, as in -s schedule.epochs=3 -s 'seeds=[0,1]'",
-        )
-    _add_cache_options(added["cache"])
-    added["probe"].add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="the table (default: where a method reads it, else probes.json in the runs' folder)",
-    )
-    added["verify"].add_argument(
-        "--samples",
-        type=int,
-        default=256,
-        metavar="N",
-        help="samples of each teacher (default: 256)",
-    )
-    compare = commands.add_parser("compare", help="compare finished runs")
-    compare.set_defaults(run=_compare)
-    compare.add_argument("runs", nargs="*", type=Path, help="folders of runs (default: runs)")
-    compare.add_argument("--by", default="method", help="what to group by (default: method)")
-    return parser
-
-
-def _add_cache_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--list", action="store_true", help="show the records that there are")
-    command.add_argument(
-        "--remove", nargs="+", metavar="KEY", help="delete records; a key's beginning will do"
-    )
-    command.add_argument(
-        "--root", help="where --list and --remove look: a folder or URL (default: the user's cache)"
-    )
 
 
 def _checked(options: argparse.Namespace) -> Experiment:
@@ -130,6 +62,45 @@ def _train(options: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report(experiment, outcome)
+    return 1 if outcome.failures else 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from distill.loading import ConfigError
+
+    for name in ("trials", "seeds"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name}: {getattr(options, name)} is too few; give 1 or more")
+    experiment = _checked(options)
+
+    from orchestrator.candidates import Space
+    from orchestrator.display import Display
+    from orchestrator.pipeline import FAILURES, run_experiment
+    from orchestrator.reporting import report, report_sweep
+    from orchestrator.sweep_plan import Plan
+    from orchestrator.sweeps import run_sweep
+    from search_spaces import load_space
+
+    space = Space.of(options.space, load_space(options.space))
+    plan = Plan(
+        num_trials=options.trials,
+        scheduler=options.scheduler,
+        search=options.search,
+        metric=options.metric,
+        num_seeds=options.seeds,
+        resume=options.resume,
+    )
+    try:
+        with Display() as display:
+            sweep = run_sweep(experiment, space, plan, display)
+            outcome = run_experiment(sweep.best, display) if sweep.best else None
+    except FAILURES as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report_sweep(sweep, metric=plan.metric)
+    if sweep.best is None or outcome is None:
+        return 1
+    report(sweep.best, outcome)
     return 1 if outcome.failures else 0
 
 
@@ -257,6 +228,16 @@ def _compare(options: argparse.Namespace) -> int:
         raise ConfigError(str(error)) from None
     return 0
 
+
+_HANDLERS = {
+    "train": _train,
+    "tune": _tune,
+    "cache": _cache,
+    "probe": _probe,
+    "verify": _verify,
+    "show": _show,
+    "compare": _compare,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

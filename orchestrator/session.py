@@ -7,12 +7,14 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import stat
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 # Set before Ray is imported: it reads them at import, and so do its workers.
 ENVIRONMENT = {
@@ -23,16 +25,18 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES where no GPU is asked
     "RAY_COLOR_PREFIX": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we write TensorBoard ourselves
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's relative paths mean the driver's
 }
 _PREFIX = "tutelage-"  # short: the path of a socket in the folder has at most 107 characters
 _OWNER = "owner.lock"  # held while the folder's process lives; without it a folder is not ours
 
 
 @contextmanager
-def ray_session(*, num_cpus: int | None = None) -> Generator[None]:
+def ray_session(*, num_cpus: int | None = None, dashboard: bool = False) -> Generator[None]:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine and end it after.
 
-    SIGTERM ends the session as Ctrl-C does. A session that is already there is used as it is.
+    With ``dashboard`` Ray's State API answers: Train asks it to free what a stopped trial's workers
+    held. SIGTERM ends the session as Ctrl-C does. A session that is already there is used as it is.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -52,7 +56,7 @@ def ray_session(*, num_cpus: int | None = None) -> Generator[None]:
                 ray.init(
                     "local",  # a bare init could join another cluster that runs on this machine
                     num_cpus=num_cpus,
-                    include_dashboard=False,
+                    **_dashboard(dashboard),
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     _temp_dir=str(folder),
@@ -61,6 +65,17 @@ def ray_session(*, num_cpus: int | None = None) -> Generator[None]:
         finally:
             ray.shutdown()
             signal.signal(signal.SIGTERM, before)
+
+
+def _dashboard(wanted: bool) -> dict[str, Any]:
+    """Ray's settings for a dashboard that this session's processes ask, and no other cluster's."""
+    if not wanted:
+        return {"include_dashboard": False}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    return {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
 
 
 @contextmanager

@@ -67,6 +67,7 @@ class StudentJob:
     )  # where the method reads them
     actors: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # live ones, by identity key
     normalization: Normalization | None = None  # default: the data's own
+    tested: bool = True  # no trial of a sweep is: the test images are not for choosing
 
     def with_actors(self, actors: Mapping[str, Sequence[Any]]) -> StudentJob:
         """The same job, with live teachers to ask."""
@@ -144,7 +145,7 @@ def _train_here(jobs: Sequence[StudentJob], on_event: Callable[[Event], None]) -
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for job in jobs:
-        _run(job, ALONE, device, on_event=on_event, barrier=lambda _: None)
+        run_job(job, ALONE, device, on_event=on_event, barrier=lambda _: None)
 
 
 def _train_on_ray(
@@ -222,7 +223,7 @@ def _worker_loop(config: dict[str, Any]) -> None:
     workers = Workers(context.get_world_rank(), context.get_world_size())
     for job in config["jobs"]:
         if not RunFolder(job.folder).finished:
-            _run(
+            run_job(
                 job,
                 workers,
                 ray.train.torch.get_device(),
@@ -231,7 +232,7 @@ def _worker_loop(config: dict[str, Any]) -> None:
             )
 
 
-def _run(
+def run_job(
     job: StudentJob,
     workers: Workers,
     device: torch.device,

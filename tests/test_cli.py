@@ -17,6 +17,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from distill import run
+from distill.arguments import DEMO, make_parser
 from distill.loading import load_experiment, shipped_experiments
 from tests.data_files import write_arrays
 from tests.helpers import prepare, two_teachers
@@ -158,7 +159,7 @@ def test_help_answers_within_a_second_and_lists_every_subcommand(tmp_path: Path)
     done = command("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert not imported(done) & (HEAVY | {"pydantic", "numpy"})
-    (names,) = [action.choices for action in run._parser()._actions if action.choices]
+    (names,) = [action.choices for action in make_parser(run._HANDLERS)._actions if action.choices]
     assert {"train", "probe", "show", "compare"} <= set(names)
     assert all(f"\n    {name} " in done.stdout for name in names)
 
@@ -230,9 +231,9 @@ def test_processes_that_it_starts_find_the_packages_too(tmp_path: Path) -> None:
 
 
 def test_without_a_subcommand_the_demo_is_trained() -> None:
-    parse = run._parser().parse_args
-    assert vars(parse([])) == vars(parse(["train", run.DEMO]))
-    assert run.DEMO in shipped_experiments()
+    parse = make_parser(run._HANDLERS).parse_args
+    assert vars(parse([])) == vars(parse(["train", DEMO]))
+    assert DEMO in shipped_experiments()
 
 
 def test_wrong_usage_ends_with_status_2(tmp_path: Path) -> None:
