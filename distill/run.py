@@ -76,8 +76,9 @@ def _tune(options: argparse.Namespace) -> int:
     from orchestrator.candidates import Space
     from orchestrator.display import Display
     from orchestrator.pipeline import FAILURES, run_experiment
-    from orchestrator.reporting import report, report_sweep
+    from orchestrator.reporting import report
     from orchestrator.sweep_plan import Plan
+    from orchestrator.sweep_report import report_sweep
     from orchestrator.sweeps import run_sweep
     from search_spaces import load_space
 
