@@ -2,13 +2,15 @@
 
 ``python -m benchmarks.sweep [--quick] [--json FILE]`` searches the space ``kd``: the sweep trains
 each trial for as many epochs as a run, Ray's start and the recording counted in, the best settings'
-own runs not. A separate run is ``train`` with ``signals.source=local``, a command of its own. With
---quick one of them is measured and counted 8 times; without, all are.
+own runs not. A separate run is ``train`` with ``signals.source=local``, a command of its own, which
+has all cores to itself, while trials share them. With --quick one of them is measured and counted 8
+times; without, all are.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -64,11 +66,15 @@ def sweep_seconds(base: Experiment) -> float:
 
 
 def run_seconds(base: Experiment, file: Path, temperature: float) -> float:
-    """One run with its teachers in its loop, from the command to the end of its process."""
+    """One run with its teachers in its loop and every core, to the end of its process."""
     import yaml
 
     file.write_text(yaml.safe_dump(base.as_dict()))
-    settings = ("signals.source=local", f"method.temperature={temperature}")
+    settings = (
+        "signals.source=local",
+        f"method.temperature={temperature}",
+        f"workers.cpus={os.cpu_count()}",
+    )
     options = [part for setting in settings for part in ("-s", setting)]
     began = time.perf_counter()
     command = [sys.executable, "-m", "distill.run", "train", str(file), *options]

@@ -77,13 +77,16 @@ def _add_tune_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--space", required=True, help="a shipped search space's name, or a .py file"
     )
-    command.add_argument("--trials", type=int, default=8, metavar="N", help="default: 8")
+    command.add_argument(
+        "--trials", type=int, metavar="N", help="default: 8; with --search grid: every point"
+    )
     command.add_argument("--scheduler", choices=("none", "asha", "pbt"), default="none")
     command.add_argument("--search", choices=("random", "grid", "optuna"), default="random")
     command.add_argument(
         "--metric",
+        choices=("accuracy/validation", "accuracy/validation_best"),
         default="accuracy/validation",
-        help="what to select by, of a run's metrics; the largest wins (default: %(default)s)",
+        help="what to select by: of a trial's last epoch, or of its best (default: %(default)s)",
     )
     command.add_argument(
         "--seeds",

@@ -69,8 +69,9 @@ def _tune(options: argparse.Namespace) -> int:
     from distill.loading import ConfigError
 
     for name in ("trials", "seeds"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name}: {getattr(options, name)} is too few; give 1 or more")
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name}: {value} is too few; give 1 or more")
     experiment = _checked(options)
 
     from orchestrator.candidates import Space

@@ -219,6 +219,10 @@ class Bar:
         """Say that ``done`` of the total are done, and what else is worth seeing (a loss)."""
         self._display.advance(self._step, done, text)
 
+    def end(self, text: str = "") -> None:
+        """End the step where it is, for it goes no further; ``text`` says why."""
+        self._display.end(self._step, text)
+
 
 @final
 class Display:
@@ -272,6 +276,14 @@ class Display:
             if done < step.total:
                 self._opened().change(step)
             else:
+                self._open.remove(step)
+                self._opened().end(step)
+
+    def end(self, step: _Step, text: str) -> None:
+        """Bar.end, which see; nothing happens to a step that has ended."""
+        with self._lock:
+            if step in self._open:
+                step.text = text or step.text
                 self._open.remove(step)
                 self._opened().end(step)
 

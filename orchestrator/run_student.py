@@ -37,7 +37,7 @@ def run_student(
     on_event: Callable[[Event], Any],
     barrier: Callable[[Mapping[str, float]], None],
 ) -> None:
-    """Train, or go on training; test the last weights and those best on validation.
+    """Train, or go on training; test the last weights and those best on validation, if at all.
 
     Rank 0 alone writes. Raises DivergedError.
     """
@@ -286,6 +286,9 @@ class _Filing:
             self.tracker.close()
 
     def _test(self) -> float:
+        """Test accuracy; NaN for a run that is not to be tested."""
+        if not self.job.tested:
+            return math.nan
         task = self.task
         model = self.learner.inference_model()
         return evaluate(model, self.data.test, device=task.device, workers=task.workers)

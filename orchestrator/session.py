@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from distill.loading import ConfigError
+
 # Set before Ray is imported: it reads them at import, and so do its workers.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -27,6 +29,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we write TensorBoard ourselves
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's relative paths mean the driver's
 }
+STATE_API_S = 20
 _PREFIX = "tutelage-"  # short: the path of a socket in the folder has at most 107 characters
 _OWNER = "owner.lock"  # held while the folder's process lives; without it a folder is not ours
 
@@ -65,6 +68,25 @@ def ray_session(*, num_cpus: int | None = None, dashboard: bool = False) -> Gene
         finally:
             ray.shutdown()
             signal.signal(signal.SIGTERM, before)
+
+
+def check_state_api() -> None:
+    """Raise ConfigError where Ray's State API does not answer.
+
+    Train frees through it what the workers of a stopped trial held; without it the next trial would
+    wait for ever.
+    """
+    from ray.util.state import list_placement_groups
+
+    try:
+        list_placement_groups(limit=1, timeout=STATE_API_S)
+    except Exception as error:  # whatever it is, Train would meet it too, and say nothing
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ConfigError(
+            f"workers.count: trials of several workers need Ray's State API, which does not answer "
+            f"({first}); install 'ray[default]' on the head node and start it with "
+            "--include-dashboard=true, or set workers.count=1"
+        ) from error
 
 
 def _dashboard(wanted: bool) -> dict[str, Any]:

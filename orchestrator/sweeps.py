@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any
 
 from distill.config import Experiment
-from distill.datasets import Data
+from distill.datasets import Data, load_data
 from distill.loading import ConfigError
-from orchestrator.boards import events_of
 from orchestrator.candidates import (
     Space,
     candidate,
     check_space,
     joint_experiments,
-    plain,
     representatives,
 )
 from orchestrator.display import Display
@@ -28,48 +25,25 @@ from orchestrator.fleet import Fleet
 from orchestrator.maintenance import record_passes
 from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers
 from orchestrator.preparation import PreparedTeacher
-from orchestrator.progress import TrainingProgress
 from orchestrator.recording import Serving, merge
 from orchestrator.runs import write_atomically
-from orchestrator.session import ray_session
-from orchestrator.sweep_plan import Plan, check_plan, sweep_folder
-from orchestrator.trials import FAILURE, Sweep, run_trial
+from orchestrator.session import check_state_api, ray_session
+from orchestrator.sweep_plan import Plan, check_plan, file_plan, proposals, sweep_folder
+from orchestrator.sweep_progress import SweepProgress
+from orchestrator.trial_files import Outcome, Trial, ranked, read_trials, trial_name
+from orchestrator.trials import EPOCH, Sweep, run_trial
 
 if TYPE_CHECKING:
-    from ray.tune import Result, ResultGrid
+    from ray.tune.experiment import Trial as TuneTrial
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import SearchAlgorithm, Searcher
 
-TIME = "epoch"  # not Tune's own iteration, which restarts with a trial
 RESTARTS = 2  # of a trial whose process dies: it goes on from its last epoch
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What became of one trial."""
-
-    name: str
-    values: Mapping[str, Any]
-    epochs: int
-    score: float  # of its last epoch; NaN where none ended
-    state: Literal["finished", "stopped", "failed"]
-    reason: str = ""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a sweep leaves behind."""
-
-    trials: tuple[Trial, ...]  # best first
-    best: Experiment | None  # None where no trial has a score
-    best_file: Path
-    folder: Path
+CHECKPOINTS_KEPT = 4  # of each trial that hands them over: another may still be copying one
 
 
 def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> Outcome:
-    """Search, and write the best candidate's experiment.
+    """Search, or go on searching, and write the best candidate's experiment.
 
     Raises ConfigError before anything starts for what cannot be, and what ``pipeline.FAILURES``
     names.
@@ -77,14 +51,22 @@ def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> O
     check_space(base, space)
     check_plan(base, space, plan)
     folder = sweep_folder(base, space)
-    with ExitStack() as stack:
-        stack.enter_context(ray_session(dashboard=base.workers.count > 1))
-        board = stack.enter_context(events_of(TrainingProgress(display).on_event))
-        sweep = _prepared(base, space, plan, stack, display, board=board)
-        file = folder / "sweep.json"
-        write_atomically(file, lambda draft: draft.write_text(json.dumps(asdict(plan))))
-        results = _search(sweep, plan, display)
-    trials = _trials(results, sweep, plan)
+    file_plan(base, space, plan)
+    known = read_trials(folder, plan.metric)
+    ended = [trial for trial in known if trial.state != "broken off"]
+    if known:
+        display.note(f"{len(ended)} of {plan.size(space)} trials have ended; kept")
+    errors: Mapping[int, str] = {}
+    if len(ended) < plan.size(space):
+        with ExitStack() as stack:
+            stack.enter_context(ray_session(dashboard=base.workers.count > 1))
+            room = concurrency(base)
+            if base.workers.count > 1:
+                check_state_api()
+            display.note(f"trials at a time: {min(room, plan.size(space) - len(ended))}")
+            sweep = _prepared(base, space, plan, stack, display)
+            errors = _search(sweep, plan, known, display, room=room)
+    trials = ranked(_explained(read_trials(folder, plan.metric), errors))
     best = next((trial for trial in trials if not math.isnan(trial.score)), None)
     best_file = folder / "best.yaml"
     chosen = None
@@ -94,18 +76,41 @@ def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> O
     return Outcome(trials, chosen, best_file, folder)
 
 
+def _explained(trials: Sequence[Trial], errors: Mapping[int, str]) -> list[Trial]:
+    return [replace(trial, reason=trial.reason or errors.get(trial.number, "")) for trial in trials]
+
+
+def concurrency(base: Experiment) -> int:
+    """How many trials fit beside the teachers. Raises ConfigError where not one does."""
+    import ray
+
+    workers = base.workers
+    count = max(1, workers.count)
+    needed = {"CPU": count * workers.cpus, "GPU": count * workers.gpus}
+    held = {"CPU": 0.0, "GPU": 0.0}
+    if base.signals.source == "served":
+        for teacher in base.teachers:
+            held["CPU"] += teacher.actors * teacher.cpus
+            held["GPU"] += teacher.actors * teacher.gpus
+    total = {kind: ray.cluster_resources().get(kind, 0.0) for kind in needed}
+    room = min(
+        math.floor((total[kind] - held[kind]) / amount + 1e-9)
+        for kind, amount in needed.items()
+        if amount
+    )
+    if room < 1:
+        raise ConfigError(
+            f"workers: a trial of {count} × {workers.cpus:g} CPUs and {workers.gpus:g} GPUs does "
+            f"not fit beside teachers that hold {held['CPU']:g} CPUs and {held['GPU']:g} GPUs of "
+            f"{total['CPU']:g} and {total['GPU']:g}; lower workers.count or workers.cpus"
+        )
+    return room
+
+
 def _prepared(
-    base: Experiment,
-    space: Space,
-    plan: Plan,
-    stack: ExitStack,
-    display: Display,
-    *,
-    board: Any,
+    base: Experiment, space: Space, plan: Plan, stack: ExitStack, display: Display
 ) -> Sweep:
     """Teachers trained, and everything recorded that any trial may read; or actors that serve."""
-    from distill.datasets import load_data
-
     servings: list[Serving] = []
     checkpoints: dict[str, Path] = {}
     fleet = stack.enter_context(Fleet(input_plan(base)))
@@ -113,18 +118,18 @@ def _prepared(
         data: Data = load_data(experiment.data)
         prepared = ready_teachers(experiment, data, fleet, display)
         checkpoints |= checkpoint_files(experiment, data)
-        servings += _read_by(experiment, prepared)
-        if experiment.signals.source == "cached" and servings:
+        read = _read_by(experiment, prepared)
+        servings += read
+        if experiment.signals.source == "cached" and read:
             events = sweep_folder(base, space) / "recording"
-            record_passes(merge(servings), fleet, experiment.num_passes, display, events=events)
+            record_passes(merge(read), fleet, experiment.num_passes, display, events=events)
     actors: dict[str, Sequence[Any]] = {}
-    if base.signals.source == "served":
-        for serving in merge(servings):
-            key = serving.recording.key
+    for serving in merge(servings):
+        key = serving.recording.key
+        if base.signals.source == "served":
             actors[key] = fleet.actors(key, serving.recipe, serving.placement)
-    else:
-        for serving in servings:
-            fleet.release(serving.recording.key)
+        else:
+            fleet.release(key)
     return Sweep(
         base=base,
         space=space,
@@ -133,7 +138,6 @@ def _prepared(
         checkpoints=checkpoints,
         actors=actors,
         hands_over=plan.scheduler == "pbt",
-        board=board,
     )
 
 
@@ -143,140 +147,101 @@ def _read_by(experiment: Experiment, prepared: Sequence[PreparedTeacher]) -> lis
     return [t.serving for t in prepared if any(t.needs[i] is not None for i in cached)]
 
 
-def _search(sweep: Sweep, plan: Plan, display: Display) -> ResultGrid:
+def _search(
+    sweep: Sweep, plan: Plan, known: Sequence[Trial], display: Display, *, room: int
+) -> Mapping[int, str]:
+    """Let Tune run what is missing; returns why trials broke off, by number.
+
+    Trials that have ended are proposed again, and report at once what they did: the search and the
+    scheduler go by it. (Not to a population: there they have nothing left to train.)
+    """
     from ray import tune
 
+    proposed = proposals(sweep.space, plan, {trial.number: trial.values for trial in known})
+    size = plan.size(sweep.space)
+    ended = {trial.number for trial in known if trial.state != "broken off"}
+    if sweep.hands_over:
+        proposed = {n: values for n, values in proposed.items() if n not in ended}
+        size -= len(ended)
+    progress = SweepProgress(sweep, display, num_trials=size, metric=plan.metric)
     workers = sweep.base.workers
     nested = workers.count > 1
-    own: dict[str, float] = {"CPU": workers.cpus}
-    if workers.gpus:
-        own["GPU"] = workers.gpus
+    own = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     # Of a trial that launches workers they take all there is; Tune refuses a trial of nothing.
     taken = {"node:__internal_head__": 0.001} if nested else own
-    trainable = tune.with_resources(partial(run_trial, sweep=sweep), taken)
-    name = "ray"
-    storage = sweep.folder
-    if plan.resume:
-        tuner = tune.Tuner.restore(
-            str(storage / name), trainable, resume_unfinished=True, restart_errored=True
-        )
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space=_param_space(sweep.space, plan),
-            tune_config=tune.TuneConfig(
-                metric=plan.metric,
-                mode="max",
-                num_samples=1 if plan.search == "grid" else plan.num_trials,
-                search_alg=_search_algorithm(plan),
-                scheduler=_scheduler(sweep, plan),
-                max_concurrent_trials=_concurrency(sweep, display),
-                reuse_actors=not nested,  # a process's start takes longer than a short trial
-            ),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=str(storage),
-                failure_config=tune.FailureConfig(max_failures=RESTARTS),
-                verbose=0,
-            ),
-        )
-    return tuner.fit()
+    tune.Tuner(
+        tune.with_resources(partial(run_trial, sweep=sweep), taken),
+        param_space=dict(sweep.space.domains),
+        tune_config=tune.TuneConfig(
+            metric=plan.metric,
+            mode="max",
+            num_samples=size,
+            search_alg=_search_algorithm(plan, list(proposed.values())),
+            scheduler=_scheduler(sweep, plan),
+            max_concurrent_trials=room,
+            trial_name_creator=_names(list(proposed)),
+            trial_dirname_creator=str,
+            reuse_actors=not nested,  # a process's start takes longer than a short trial
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(sweep.folder),
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+            callbacks=[progress],
+            verbose=0,
+        ),
+    ).fit()
+    return progress.errors
 
 
-def _concurrency(sweep: Sweep, display: Display) -> int:
-    """How many trials fit beside the teachers. Raises ConfigError where not one does."""
-    import ray
+def _names(numbers: Sequence[int]) -> Callable[[TuneTrial], str]:
+    """Trials are named in the order in which Tune makes them: as proposed, then counting on."""
+    left = list(numbers)
+    following = max(numbers, default=-1) + 1
 
-    workers = sweep.base.workers
-    count = max(1, workers.count)
-    needed = {"CPU": count * workers.cpus, "GPU": count * workers.gpus}
-    held = {"CPU": 0.0, "GPU": 0.0}
-    if sweep.actors:
-        for teacher in sweep.base.teachers:
-            held["CPU"] += teacher.actors * teacher.cpus
-            held["GPU"] += teacher.actors * teacher.gpus
-    total = ray.cluster_resources()
-    rooms = [
-        math.floor((total.get(kind, 0.0) - held[kind]) / amount + 1e-9)
-        for kind, amount in needed.items()
-        if amount
-    ]
-    room = min(rooms)
-    if room < 1:
-        raise ConfigError(
-            f"workers: a trial of {count} × {workers.cpus:g} CPUs and {workers.gpus:g} GPUs does "
-            f"not fit beside teachers that hold {held['CPU']:g} CPUs and {held['GPU']:g} GPUs of "
-            f"{total.get('CPU', 0):g} and {total.get('GPU', 0):g}; lower workers.count or cpus"
-        )
-    display.note(f"trials at a time: {room}")
-    return room
+    def name(_: TuneTrial) -> str:
+        nonlocal following
+        if left:
+            return trial_name(left.pop(0))
+        following += 1
+        return trial_name(following - 1)
+
+    return name
 
 
-def _param_space(space: Space, plan: Plan) -> dict[str, Any]:
-    from ray import tune
-
-    if plan.search == "grid":
-        return {path: tune.grid_search(values) for path, values in space.choices().items()}
-    return dict(space.domains)
-
-
-def _search_algorithm(plan: Plan) -> Searcher | SearchAlgorithm:
+def _search_algorithm(plan: Plan, points: list[Mapping[str, Any]]) -> Searcher | SearchAlgorithm:
+    first = [dict(point) for point in points]
     if plan.search == "optuna":
         from ray.tune.search.optuna import OptunaSearch
 
-        return OptunaSearch(seed=plan.search_seed)
+        return OptunaSearch(seed=plan.search_seed, points_to_evaluate=first or None)
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    return BasicVariantGenerator(random_state=plan.search_seed)
+    return BasicVariantGenerator(points_to_evaluate=first)
 
 
 def _scheduler(sweep: Sweep, plan: Plan) -> TrialScheduler | None:
     from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 
     epochs = sweep.base.schedule.epochs
+    interval = max(1, epochs // 8)
     match plan.scheduler:
         case "none":
             return None
         case "asha":
-            grace = max(1, epochs // 8)
-            return ASHAScheduler(time_attr=TIME, max_t=epochs, grace_period=grace)
+            return ASHAScheduler(time_attr=EPOCH, max_t=epochs, grace_period=interval)
         case "pbt":
             return PopulationBasedTraining(
-                time_attr=TIME,
-                perturbation_interval=max(1, epochs // 8),
+                time_attr=EPOCH,
+                perturbation_interval=interval,
                 hyperparam_mutations=dict(sweep.space.domains),
                 seed=plan.search_seed,
             )
 
 
-def _trials(results: ResultGrid, sweep: Sweep, plan: Plan) -> tuple[Trial, ...]:
-    trials = [_trial(result, sweep, plan) for result in results]
-    return tuple(
-        sorted(trials, key=lambda t: (t.state != "finished", math.isnan(t.score), -t.score))
-    )
-
-
-def _trial(result: Result, sweep: Sweep, plan: Plan) -> Trial:
-    metrics = result.metrics or {}
-    values = {path: plain(value) for path, value in (result.config or {}).items()}
-    experiment = candidate(sweep.base, sweep.space, values)
-    name = str(metrics.get("trial_id", Path(result.path).name))
-    run = sweep.run_folder(experiment.method.name, name)
-    epochs = int(metrics.get(TIME, 0))
-    reason = ""
-    if (run.path / FAILURE).is_file():
-        reason = (run.path / FAILURE).read_text().strip()
-    elif result.error is not None:
-        reason = str(result.error).strip().splitlines()[-1]
-    state: Literal["finished", "stopped", "failed"] = "failed" if reason else "stopped"
-    if not reason and epochs >= experiment.schedule.epochs:
-        state = "finished"
-    score = math.nan if reason else float(metrics.get(plan.metric, math.nan))
-    return Trial(name, values, epochs, score, state, reason)
-
-
 def _best_experiment(base: Experiment, space: Space, plan: Plan, best: Trial) -> Experiment:
-    """The best candidate under seeds that the search did not use, beside the base's baselines."""
+    """The best candidate under seeds that the search did not use."""
     first = max(base.seeds) + 1
     seeds = tuple(range(first, first + plan.num_seeds))
     found = candidate(base, space, best.values)

@@ -15,11 +15,12 @@ from typing import Any, final
 
 from distill.config import Experiment
 from distill.datasets import load_data
-from orchestrator.candidates import Space, candidate
+from orchestrator.candidates import Space, candidate, plain
 from orchestrator.runs import RunFolder
 from orchestrator.students import EpochEvent, Event, FailureEvent, StudentError, StudentJob
+from orchestrator.trial_files import Note, scores, trial_run
 
-FAILURE = "failure.txt"  # in a trial's run folder: why it has no result
+EPOCH = "epoch"  # epochs done, in what a trial reports; Tune's own count restarts with a process
 
 
 @final
@@ -34,43 +35,56 @@ class Sweep:
     checkpoints: Mapping[str, Path]  # of the teachers
     actors: Mapping[str, Any]  # live ones, by identity key, where signals are served
     hands_over: bool  # whether trials continue one another's checkpoints (PBT)
-    board: Any  # where trials post their events
 
-    def run_folder(self, method: str, trial: str) -> RunFolder:
-        """A trial's run: named by the trial, for its settings may change while it trains."""
-        return RunFolder.at(
-            self.folder, experiment="trials", method=method, digest=trial, seed=self.seed
-        )
+    def run_of(self, number: int, values: Mapping[str, Any]) -> RunFolder:
+        """The run of a trial: named by its number, for its values may change while it trains."""
+        method = candidate(self.base, self.space, values).method.name
+        return trial_run(self.folder.resolve(), method=method, number=number, seed=self.seed)
 
 
 def run_trial(values: Mapping[str, Any], sweep: Sweep) -> None:
-    """Tune's trainable. A loss that diverges ends the trial, and FAILURE in its run says why."""
+    """Tune's trainable: trains, and reports every epoch.
+
+    A trial that goes on, in a new process or a resumed sweep, first reports what it has done: the
+    scheduler compares trials by it. One that has ended does no more than that. A loss that diverges
+    ends the trial; ``trial.json`` says why.
+    """
     from ray import tune
 
-    job = trial_job(sweep, values, trial=str(tune.get_context().get_trial_id()))
+    number = int(str(tune.get_context().get_trial_name()))
+    values = {path: plain(value) for path, value in values.items()}
+    run = sweep.run_of(number, values)
+    rows = run.metrics()
+    rows = rows.assign(**{str(name): column for name, column in scores(rows).items()})
+    if not sweep.hands_over:
+        for row in rows.to_dict("records"):
+            tune.report({**row, EPOCH: int(row["epoch"]) + 1})
+    if run.finished or ((before := Note.of(run)) and before.ended):
+        return
+    note = Note(number, values)
+    note.write(run)
+    job = trial_job(sweep, values, number=number)
     _take_over(job)
-    failures: list[FailureEvent] = []
+    best = float(rows["accuracy/validation_best"].iloc[-1]) if len(rows) else 0.0
 
     def on_event(event: Event) -> None:
-        sweep.board.post.remote(event)
+        nonlocal best
         match event:
             case EpochEvent(_, epoch, row):
-                checkpoint = (
-                    tune.Checkpoint(job.folder / "checkpoints") if sweep.hands_over else None
-                )
-                tune.report({**row, "epoch": epoch}, checkpoint=checkpoint)
-            case FailureEvent():
-                failures.append(event)
+                best = max(best, row["accuracy/validation"])
+                files = tune.Checkpoint(run.path / "checkpoints") if sweep.hands_over else None
+                told = {**row, EPOCH: epoch, "accuracy/validation_best": best}
+                tune.report(told, checkpoint=files)
+            case FailureEvent(_, reason):
+                replace(note, ended="failed", reason=reason).write(run)
             case _:
                 return
 
     train = _train_here if job.experiment.workers.count <= 1 else _train_on_workers
     train(job, on_event)
-    if failures:
-        (job.folder / FAILURE).write_text(failures[0].reason + "\n")
 
 
-def trial_job(sweep: Sweep, values: Mapping[str, Any], *, trial: str) -> StudentJob:
+def trial_job(sweep: Sweep, values: Mapping[str, Any], *, number: int) -> StudentJob:
     """The run of one candidate: validated, never tested."""
     from orchestrator.jobs import student_jobs
     from orchestrator.preparation import prepare_teachers
@@ -80,18 +94,8 @@ def trial_job(sweep: Sweep, values: Mapping[str, Any], *, trial: str) -> Student
     data = load_data(experiment.data)
     prepared = prepare_teachers(experiment, data, sweep.checkpoints)
     (job,) = student_jobs(experiment, prepared, data)
-    folder = sweep.run_folder(experiment.method.name, trial).path.resolve()
-    title = f"trial {trial}: {_differences(values)}"
-    return replace(job, folder=folder, tested=False, title=title).with_actors(sweep.actors)
-
-
-def _differences(values: Mapping[str, Any]) -> str:
-    """What sets a trial apart, on one line."""
-    shown = (
-        (path.removeprefix("method."), f"{value:.3g}" if isinstance(value, float) else value)
-        for path, value in values.items()
-    )
-    return ", ".join(f"{path} {value}" for path, value in shown)
+    folder = sweep.run_of(number, values).path
+    return replace(job, folder=folder, tested=False).with_actors(sweep.actors)
 
 
 def _take_over(job: StudentJob) -> None:
@@ -108,9 +112,11 @@ def _take_over(job: StudentJob) -> None:
 def _train_here(job: StudentJob, on_event: Callable[[Event], None]) -> None:
     import torch
 
+    from distill.memory import keep_freed_memory
     from distill.parallel import ALONE
     from orchestrator.students import run_job
 
+    keep_freed_memory()
     torch.set_num_threads(max(1, int(job.experiment.workers.cpus)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run_job(job, ALONE, device, on_event=on_event, barrier=lambda _: None)

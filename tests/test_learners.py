@@ -99,6 +99,16 @@ def test_state_restores_weights_and_momentum(fashion: Path) -> None:
     assert torch.equal(flat_weights(learner.student), flat_weights(other.student))
 
 
+def test_a_checkpoint_brings_momentum_but_no_settings(fashion: Path) -> None:
+    learner, batch = setup(fashion, {"optimizer.weight_decay": 0.0})
+    learner.step(batch, NOTHING, progress=START, lr=0.1)
+    decayed, _ = setup(fashion, {"optimizer.weight_decay": 0.5})
+    decayed.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for each in (learner, decayed):
+        each.step(batch, NOTHING, progress=START, lr=0.1)
+    assert flat_weights(decayed.student).norm() < 0.97 * flat_weights(learner.student).norm()
+
+
 def test_signals_are_widened_to_float32() -> None:
     spec = SignalSpec("logits")
     half = torch.tensor([[0.1, 3.0]], dtype=torch.float16)

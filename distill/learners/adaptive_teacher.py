@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from distill.config import Optimizer
-from distill.learners.base import Compute, build_optimizer, descend, detached, place, share_of
+from distill.learners.base import (
+    Compute,
+    build_optimizer,
+    descend,
+    detached,
+    load_optimizer,
+    place,
+    share_of,
+)
 from distill.methods import Method
 from distill.methods.base import AdaptiveTeacherMethod
 from distill.models.base import Normalized
@@ -105,5 +113,5 @@ class AdaptiveTeacherLearner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._student.load_state_dict(state["student"])
         self.method.parts.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.classifier_optimizer.load_state_dict(state["classifier_optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        load_optimizer(self.classifier_optimizer, state["classifier_optimizer"])

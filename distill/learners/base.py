@@ -85,6 +85,20 @@ def build_optimizer(parameters: Sequence[nn.Parameter], config: Optimizer) -> to
     return kind(parameters, **settings)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """What the optimizer has learnt (momenta, counts), but not its settings.
+
+    Those are the configuration's: a trial that takes over another's checkpoint has its own.
+    """
+    settings = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(dict(state))
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
 def descend(
     optimizer: torch.optim.Optimizer,
     loss: Tensor,

@@ -15,7 +15,7 @@ from torch.func import functional_call  # pyright: ignore[reportPrivateImportUsa
 from torch.nn import functional as F
 
 from distill.config import SGD, Optimizer
-from distill.learners.base import Compute
+from distill.learners.base import Compute, load_optimizer
 from distill.learners.hard_buffer import HardBuffer, HardViews
 from distill.learners.standard import StandardLearner
 from distill.methods import Method
@@ -140,7 +140,7 @@ class BilevelLearner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._standard.load_state_dict(state)
-        self.adam.load_state_dict(state["adam"])
+        load_optimizer(self.adam, state["adam"])
         buffers = state["buffers"]
         # Should a run go on with more workers, the new ones begin with another's views.
         self.buffer.load_state_dict(buffers[self.compute.workers.rank % len(buffers)])

@@ -8,7 +8,15 @@ from typing import Any, final
 from torch import nn
 
 from distill.config import Optimizer
-from distill.learners.base import Compute, build_optimizer, descend, detached, place, share_of
+from distill.learners.base import (
+    Compute,
+    build_optimizer,
+    descend,
+    detached,
+    load_optimizer,
+    place,
+    share_of,
+)
 from distill.methods import Method
 from distill.models.base import Normalized
 from distill.signals import Batch, LossReport, ModelOutput, Progress, TeacherSignals
@@ -80,4 +88,4 @@ class StandardLearner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._student.load_state_dict(state["student"])
         self.method.parts.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
