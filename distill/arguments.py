@@ -14,6 +14,7 @@ Handler = Callable[[argparse.Namespace], int]
 _COMMANDS = {
     "train": "train an experiment's students and compare them",
     "tune": "search a space for the best settings, over records that are made once",
+    "plan": "say what is left to do, how long it takes, and what limits it; do nothing",
     "cache": "record an experiment's signals ahead of time; list and remove records",
     "probe": "find which teacher's stages tell the classes apart best (for gpac)",
     "verify": "check an experiment's records, and a sample against its teachers",
@@ -39,7 +40,7 @@ def make_parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
         command.set_defaults(run=handlers[name])
         command.add_argument(
             "experiment",
-            nargs="?" if name == "cache" else None,
+            nargs="?" if name in ("cache", "plan") else None,
             default=None,
             help="a shipped experiment's name, or a YAML file",
         )
@@ -53,6 +54,7 @@ def make_parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
         )
     _add_tune_options(added["tune"])
     _add_cache_options(added["cache"])
+    _add_plan_options(added["plan"])
     added["probe"].add_argument(
         "--output",
         type=Path,
@@ -106,3 +108,26 @@ def _add_cache_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--root", help="where --list and --remove look: a folder or URL (default: the user's cache)"
     )
+def _add_plan_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="plan for a cluster that a YAML file describes; without EXPERIMENT, for its job",
+    )
+    command.add_argument(
+        "--nodes", type=int, nargs="+", default=[], metavar="N", help="sizes of it to compare"
+    )
+    command.add_argument(
+        "--trials", type=int, metavar="N", help="and a sweep of so many trials like the last run"
+    )
+    command.add_argument(
+        "--seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="what to spend on measuring (default: %(default)g)",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+
+

@@ -109,6 +109,22 @@ def _tune(options: argparse.Namespace) -> int:
 def _cache(options: argparse.Namespace) -> int:
     from distill.loading import ConfigError
 
+def _plan(options: argparse.Namespace) -> int:
+    from orchestrator.plan_command import Request, plan
+
+    return plan(
+        Request(
+            options.experiment,
+            options.set,
+            cluster=options.cluster,
+            nodes=options.nodes,
+            num_trials=options.trials,
+            seconds=options.seconds,
+            json_file=options.json,
+        )
+    )
+
+
     if (options.experiment is not None) + options.list + bool(options.remove) != 1:
         raise ConfigError("cache: give either an EXPERIMENT, or --list, or --remove KEY")
     if options.experiment is None:
@@ -243,3 +259,4 @@ _HANDLERS = {
 
 if __name__ == "__main__":
     sys.exit(main())
+    "plan": _plan,

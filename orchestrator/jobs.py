@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from distill.config import Experiment
 from distill.datasets import Data
@@ -15,13 +15,20 @@ from orchestrator.preparation import PreparedTeacher, facts, method_recordings
 from orchestrator.probe_tables import settled
 from orchestrator.recording import Recording
 from orchestrator.runs import RunFolder
-from orchestrator.students import StudentJob
+from orchestrator.students import StudentJob, TeacherFacts
 
 
 def student_jobs(
-    experiment: Experiment, prepared: Sequence[PreparedTeacher], data: Data
+    experiment: Experiment,
+    prepared: Sequence[PreparedTeacher],
+    data: Data,
+    *,
+    facts_of: Callable[[PreparedTeacher, Data], TeacherFacts] = facts,
 ) -> list[StudentJob]:
-    """Every run of the experiment: method by method, seed by seed."""
+    """Every run of the experiment: method by method, seed by seed.
+
+    ``facts_of`` a teacher are written to results, and change nothing else.
+    """
     experiment = settled(experiment, {teacher.name: teacher.taps for teacher in prepared})
     jobs: list[StudentJob] = []
     for method in experiment.methods:
@@ -51,7 +58,7 @@ def student_jobs(
                     folder=folder.path.resolve(),
                     recordings=read,
                     recipes=recipes if in_worker else (),
-                    facts={teacher.name: facts(teacher, data) for teacher in prepared},
+                    facts={teacher.name: facts_of(teacher, data) for teacher in prepared},
                     signal_bytes=sum(_num_bytes(r, experiment.num_passes) for r in read),
                     title=f"{label} seed {seed}",
                     taps={teacher.name: teacher.taps for teacher in teachers},

@@ -62,7 +62,7 @@ def run_student(
         workers=workers,
     )
     filing = _Filing(job, learner, task, data, on_event=on_event, barrier=barrier)
-    source = _source(job)
+    source = signal_source(job)
     try:
         fit(task, learner, source, filing, start_epoch=filing.start_epoch)
         filing.finish()
@@ -129,7 +129,8 @@ def build_learner(job: StudentJob, data: Data, compute: Compute) -> Learner:
     )
 
 
-def _source(job: StudentJob) -> SignalSource:
+def signal_source(job: StudentJob) -> SignalSource:
+    """Where a run's signals come from, as its experiment says."""
     if not job.recordings:
         return NoSource()
     if job.experiment.signals.source == "cached":
