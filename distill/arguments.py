@@ -100,14 +100,6 @@ def _add_tune_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--resume", action="store_true", help="go on with a sweep")
 
 
-def _add_cache_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--list", action="store_true", help="show the records that there are")
-    command.add_argument(
-        "--remove", nargs="+", metavar="KEY", help="delete records; a key's beginning will do"
-    )
-    command.add_argument(
-        "--root", help="where --list and --remove look: a folder or URL (default: the user's cache)"
-    )
 def _add_plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--cluster",
@@ -131,3 +123,11 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
 
 
+def _add_cache_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--list", action="store_true", help="show the records that there are")
+    command.add_argument(
+        "--remove", nargs="+", metavar="KEY", help="delete records; a key's beginning will do"
+    )
+    command.add_argument(
+        "--root", help="where --list and --remove look: a folder or URL (default: the user's cache)"
+    )

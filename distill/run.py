@@ -1,4 +1,7 @@
-"""The one command: train · tune · cache · probe · verify · show · compare; default: train demo."""
+"""The one command; without a subcommand: train demo.
+
+train · tune · plan · cache · probe · verify · show · compare
+"""
 
 from __future__ import annotations
 
@@ -106,9 +109,6 @@ def _tune(options: argparse.Namespace) -> int:
     return 1 if outcome.failures else 0
 
 
-def _cache(options: argparse.Namespace) -> int:
-    from distill.loading import ConfigError
-
 def _plan(options: argparse.Namespace) -> int:
     from orchestrator.plan_command import Request, plan
 
@@ -124,6 +124,9 @@ def _plan(options: argparse.Namespace) -> int:
         )
     )
 
+
+def _cache(options: argparse.Namespace) -> int:
+    from distill.loading import ConfigError
 
     if (options.experiment is not None) + options.list + bool(options.remove) != 1:
         raise ConfigError("cache: give either an EXPERIMENT, or --list, or --remove KEY")
@@ -250,6 +253,7 @@ def _compare(options: argparse.Namespace) -> int:
 _HANDLERS = {
     "train": _train,
     "tune": _tune,
+    "plan": _plan,
     "cache": _cache,
     "probe": _probe,
     "verify": _verify,
@@ -259,4 +263,3 @@ _HANDLERS = {
 
 if __name__ == "__main__":
     sys.exit(main())
-    "plan": _plan,
