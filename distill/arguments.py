@@ -55,6 +55,10 @@ def make_parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
     _add_tune_options(added["tune"])
     _add_cache_options(added["cache"])
     _add_plan_options(added["plan"])
+    text = "write a run's student as files that others load, with a model card"
+    export = commands.add_parser("export", help=text, description=f"{text}.".capitalize())
+    export.set_defaults(run=handlers["export"])
+    _add_export_options(export)
     added["probe"].add_argument(
         "--output",
         type=Path,
@@ -68,11 +72,34 @@ def make_parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
         metavar="N",
         help="samples of each teacher (default: 256)",
     )
-    compare = commands.add_parser("compare", help="compare finished runs")
+    text = "compare finished runs, or a sweep's trials: a table, and pictures"
+    compare = commands.add_parser("compare", help=text, description=f"{text}.".capitalize())
     compare.set_defaults(run=handlers["compare"])
-    compare.add_argument("runs", nargs="*", type=Path, help="folders of runs (default: runs)")
-    compare.add_argument("--by", default="method", help="what to group by (default: method)")
+    _add_compare_options(compare)
+    board = commands.add_parser("board", help="open TensorBoard on runs, named by their settings")
+    board.set_defaults(run=handlers["board"])
+    _add_board_options(board)
     return parser
+
+
+def _add_export_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="RUN", type=Path, help="the folder of a run")
+    command.add_argument(
+        "--format",
+        action="append",
+        required=True,
+        choices=("onnx", "safetensors", "torch"),
+        help="repeat it for several; onnx needs tutelage[export]",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("last", "best"),
+        default="last",
+        help="of the last epoch, or those best on validation data (default: last)",
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="default: export/WEIGHTS in the run"
+    )
 
 
 def _add_tune_options(command: argparse.ArgumentParser) -> None:
@@ -130,4 +157,41 @@ def _add_cache_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--root", help="where --list and --remove look: a folder or URL (default: the user's cache)"
+    )
+
+
+def _add_board_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "runs",
+        nargs="?",
+        metavar="EXPERIMENT|FOLDER",
+        help="an experiment's name or YAML file, or a folder of runs (default: runs)",
+    )
+    command.add_argument("--port", type=int, metavar="N", help="default: the first free from 6006")
+    command.add_argument(
+        "--host",
+        default="localhost",
+        help="the address to listen at (default: %(default)s, which no other machine reaches)",
+    )
+    command.add_argument("--open", action="store_true", help="open the page in a browser, too")
+
+
+def _add_compare_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "runs",
+        nargs="*",
+        help="folders of runs, experiments or sweeps, or any above them; a shipped experiment's "
+        "name or a YAML file, for its runs (default: runs)",
+    )
+    command.add_argument(
+        "--by",
+        metavar="COLUMN",
+        help="what to group by: method, experiment, seed, or any setting, as method.temperature "
+        "(default: method; of a sweep, each trial)",
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where tables and pictures go (default: comparison, beside the runs)",
     )

@@ -1,6 +1,6 @@
 """The one command; without a subcommand: train demo.
 
-train · tune · plan · cache · probe · verify · show · compare
+train · tune · plan · cache · probe · verify · show · compare · board · export
 """
 
 from __future__ import annotations
@@ -223,6 +223,26 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if found.is_well else 1
 
 
+def _export(options: argparse.Namespace) -> int:
+    from orchestrator.export_plan import plan_export
+
+    export = plan_export(
+        options.folder, formats=options.format, weights=options.weights, output=options.output
+    )
+
+    from distill.export import ExportError
+    from orchestrator.exporting import export_run, report
+    from orchestrator.students import StudentError
+
+    try:
+        card = export_run(export)
+    except (ExportError, StudentError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report(export, card)
+    return 0
+
+
 def _show(options: argparse.Namespace) -> int:
     import yaml
 
@@ -234,19 +254,24 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from distill.loading import ConfigError
+    from orchestrator.selection import folders_of
 
-    roots = options.runs or [Path("runs")]
-    for root in roots:
-        if not root.is_dir():
-            raise ConfigError(f"runs: no folder '{root}'; give the output.root of an experiment")
+    folders = folders_of(options.runs)
 
     from orchestrator.reporting import compare_runs
 
     try:
-        compare_runs(roots, by=options.by)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+        compare_runs(folders, by=options.by, output=options.output)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _board(options: argparse.Namespace) -> int:
+    from orchestrator.tensorboard_server import folder_to_open, serve
+
+    serve(folder_to_open(options.runs), host=options.host, port=options.port, opens=options.open)
     return 0
 
 
@@ -257,8 +282,10 @@ _HANDLERS = {
     "cache": _cache,
     "probe": _probe,
     "verify": _verify,
+    "export": _export,
     "show": _show,
     "compare": _compare,
+    "board": _board,
 }
 
 if __name__ == "__main__":

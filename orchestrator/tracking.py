@@ -6,10 +6,13 @@ what lets TensorBoard purge, when a run resumes, exactly what came after its che
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
+from orchestrator.run_differences import flatten
 from orchestrator.runs import RunFolder
+from orchestrator.tensorboard_summaries import finished_summary, settings_summary
 from orchestrator.weights_by_class import WeightLog
 
 if TYPE_CHECKING:
@@ -81,18 +84,21 @@ class RunTracker:
         self._writer.close()
 
     def _write_hparams(self, result: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard.summary import hparams
+        """The run's row of the HParams table; columns are a matter of all runs, not of one.
 
+        What was not measured, as the test accuracy of a sweep's trial, is left out.
+        """
         metrics = {
             f"result/{name}": float(value)
             for name, value in result.items()
-            if isinstance(value, int | float) and name != "seed"
+            if isinstance(value, int | float) and name != "seed" and math.isfinite(value)
         }
-        # SummaryWriter.add_hparams would open a second run in a folder of its own.
+        # SummaryWriter.add_hparams would open a second run in a folder of its own, and declare
+        # this run's settings as every run's columns.
         file_writer = self._writer.file_writer
         assert file_writer is not None, "the tracker is closed"
-        for summary in hparams(flatten(self._config), metrics):
-            file_writer.add_summary(summary)
+        file_writer.add_summary(settings_summary("", flatten(self._config)))
+        file_writer.add_summary(finished_summary())
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, self._step)
 
@@ -101,19 +107,3 @@ def _last_step(run: RunFolder, start_epoch: int) -> int:
     rows = run.metrics().to_dict("records")
     kept = [int(row["global_step"]) for row in rows if row["epoch"] < start_epoch]
     return max(kept, default=-1)
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """``config`` as dotted paths to scalars: ``teachers.0.name``. What is None is left out."""
-    flat: dict[str, bool | int | float | str] = {}
-    for name, value in config.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{path}.")
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            flat |= flatten({str(place): item for place, item in enumerate(value)}, f"{path}.")
-        elif isinstance(value, bool | int | float | str):
-            flat[path] = value
-        elif value is not None:
-            flat[path] = str(value)
-    return flat
