@@ -16,12 +16,10 @@ from distill.config import Experiment
 from distill.datasets import Data, load_data
 from distill.engine import Fit, evaluate, fit
 from distill.learners import LEARNERS, Compute, Learner
-from distill.models import build_model
-from distill.models.base import Normalized, feature_shapes
 from distill.parallel import Workers
-from distill.signals import LOGITS, LossReport, SignalShapes, SignalSource
-from distill.taps import known_taps
+from distill.signals import LossReport, SignalSource
 from distill.weight_tables import WeightTable
+from orchestrator.blueprints import blueprint_of, keep_blueprint
 from orchestrator.runs import RunFolder
 from orchestrator.sources import CachedSource, LocalSource, NoSource, ServedSource
 from orchestrator.students import EpochEvent, Event, StartEvent, StudentJob
@@ -87,27 +85,10 @@ def build_learner(job: StudentJob, data: Data, compute: Compute) -> Learner:
     """A fresh student and method; their first weights depend on the seed alone."""
     experiment = job.experiment
     torch.manual_seed(job.seed)
-    size = data.train.images.shape[-1]
-    channels = data.train.images.shape[1]
-    network = build_model(
-        experiment.student.arch,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=size,
-        options=experiment.student.options,
-        taps=experiment.student.taps,
-    )
-    known = known_taps(experiment.student.arch, experiment.student.taps)
-    student_shapes = feature_shapes(network, in_channels=channels, image_size=size)
-    shapes = SignalShapes(
-        num_classes=data.num_classes,
-        batch_size=experiment.schedule.batch_size // compute.workers.size,
-        student={tap: shape for tap, shape in student_shapes.items() if tap in (LOGITS, *known)},
-        teachers={
-            recording.teacher: {signal.spec: signal.shape for signal in recording.signals}
-            for recording in job.recordings
-        },
-        taps=job.taps,
+    blueprint = blueprint_of(job, data, num_workers=compute.workers.size)
+    normalized = blueprint.build_student()
+    shapes = blueprint.shapes(
+        normalized,
         classifiers={
             name: (
                 torch.tensor(classifier.weight),
@@ -117,11 +98,7 @@ def build_learner(job: StudentJob, data: Data, compute: Compute) -> Learner:
         },
         residents={r.name: r.build() for r in job.recipes} if job.method.resident else {},
     )
-    if job.normalization:
-        mean, std = job.normalization.mean, job.normalization.std
-    else:
-        mean, std = tuple(data.mean.tolist()), tuple(data.std.tolist())
-    student: nn.Module = Normalized(network, mean=mean, std=std)
+    student: nn.Module = normalized
     if experiment.workers.sync_batchnorm:
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     return LEARNERS[job.method.learner](
@@ -172,6 +149,8 @@ class _Filing:
         self.clock = time.perf_counter()
         if self.is_writer:
             self.folder.create(self._config())
+            blueprint = blueprint_of(job, data, num_workers=task.workers.size)
+            keep_blueprint(self.folder, blueprint)
             self.folder.write_environment()
             epochs = task.schedule.epochs
             self.tracker = RunTracker(
