@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from distill.loading import ConfigError
+from orchestrator.run_index import config_of
+from orchestrator.runs import IDENTITY
+from orchestrator.text_tables import NONE, TextTable, percent, plain, scaled, seconds
+
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 BASELINES = ("ce", "kd")
 CONFIDENCE = 0.95
-_NONE = "–"
-_BEST, _PARAMETERS = "at best validation %", "parameters"
-_ONLY_MARKDOWN = (_BEST, _PARAMETERS)  # a terminal has 80 columns
+_BEST, _PARAMETERS, _STORE = "at best validation %", "parameters", "store"
 _CAPTION = "± standard deviation over seeds; vs: paired by seed, ± half a 95 % interval"
 
 
@@ -63,25 +66,67 @@ def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
     return mean, statistics.stdev(known) if len(known) > 1 else math.nan
 
 
-def finished_runs(index: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of ``orchestrator.runs.index`` that have a result, one mapping a run."""
+def rows_of(index: pd.DataFrame) -> list[dict[str, Any]]:
+    """The index as one mapping a run."""
     columns = [str(name) for name in index.columns]
-    rows = [dict(zip(columns, row, strict=True)) for row in index.itertuples(index=False)]
-    return [row for row in rows if row["finished"]]
+    return [dict(zip(columns, row, strict=True)) for row in index.itertuples(index=False)]
+
+
+def finished_runs(index: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of ``orchestrator.run_index.index`` that have a result, one mapping a run."""
+    return [row for row in rows_of(index) if row["finished"]]
+
+
+def values_of(runs: Sequence[Mapping[str, Any]], column: str) -> list[str]:
+    """Each run's value of a column, as text: of its identity, or a setting by dotted path.
+
+    A path to several settings, as ``method.levels``, gives them all. Raises ConfigError where no
+    run has the column.
+    """
+    if column in IDENTITY:
+        return [str(run[column]) for run in runs]
+    path = re.sub(r"\[(\d+)\]", r".\1", column)
+    configs = [config_of(run) for run in runs]
+    values = [_setting(config, path) for config in configs]
+    if runs and all(value is None for value in values):
+        known = list(dict.fromkeys(key for config in configs for key in config))
+        raise ConfigError(f"--by: no column '{column}'; {_near(path, known)}")
+    return [NONE if value is None else value for value in values]
+
+
+def _setting(config: Mapping[str, Any], path: str) -> str | None:
+    """The setting at a path, or all below it; None where there is none."""
+    if path in config:
+        return plain(config[path])
+    below = {key: value for key, value in config.items() if key.startswith(f"{path}.")}
+    names = {key: key.removeprefix(f"{path}.") for key in below}
+    named = not all(name.isdigit() for name in names.values())
+    texts = (
+        f"{names[key]} {plain(value)}" if named else plain(value) for key, value in below.items()
+    )
+    return ", ".join(texts) or None
+
+
+def _near(path: str, settings: Sequence[str]) -> str:
+    """What may be meant: the same last name elsewhere, or a name that is spelt alike."""
+    ends = [name for name in settings if name.endswith(f".{path}")]
+    near = list(
+        dict.fromkeys([*ends, *get_close_matches(path, [*IDENTITY, *settings], n=3, cutoff=0.7)])
+    )
+    hint = f"did you mean {' or '.join(map(repr, near[:3]))}? " if near else ""
+    return (
+        f"{hint}columns: {', '.join(IDENTITY)}, and every setting of the runs' config.yaml, as "
+        "method.temperature"
+    )
 
 
 def label_runs(runs: Sequence[Mapping[str, Any]], *, by: str = "method") -> list[str]:
     """A name for each run's configuration: its value of ``by``, and what else sets it apart.
 
     Runs of one method with two digests are two configurations; averaging them would be wrong.
-    Raises ValueError where ``by`` is no column of the index.
+    Raises ConfigError where ``by`` is no column.
     """
-    columns = list(runs[0]) if runs else [by]
-    if by not in columns:
-        near = get_close_matches(by, columns, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ValueError(f"by: no column '{by}'; {hint}columns: {', '.join(columns)}")
-    labels = [str(run[by]) for run in runs]
+    labels = values_of(runs, by)
     for column in ("experiment", "method", "digest"):
         values: dict[str, set[str]] = defaultdict(set)
         for label, run in zip(labels, runs, strict=True):
@@ -93,14 +138,26 @@ def label_runs(runs: Sequence[Mapping[str, Any]], *, by: str = "method") -> list
     return labels
 
 
+def best_labels(
+    runs: Sequence[Mapping[str, Any]], labels: Sequence[str], *, most: int
+) -> list[str]:
+    """The labels with a test accuracy, the best mean first; as many as a picture can show."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for label, run in zip(labels, runs, strict=True):
+        if not math.isnan(run["test_accuracy"]):
+            scores[label].append(run["test_accuracy"])
+    return sorted(scores, key=lambda label: (-statistics.fmean(scores[label]), label))[:most]
+
+
 def compare(index: pd.DataFrame, *, by: str = "method") -> pd.DataFrame:
     """One row a configuration, over its finished seeds, best last test accuracy first.
 
     Columns: ``by``, ``num_seeds``; mean and sample standard deviation (NaN for one seed) of
     ``test_accuracy`` and ``test_accuracy_best``; ``versus_ce``, ``versus_kd``: mean difference of
     test accuracy over shared seeds, with ``_low``, ``_high`` its 95 % t interval and ``_pairs``;
-    mean ``seconds`` and ``parameters``. A difference is NaN where the experiment has not exactly
-    one configuration of the baseline. Raises ValueError for an unknown ``by``.
+    mean ``seconds``, ``parameters`` and ``signal_bytes`` (of the records that the run reads). A
+    difference is NaN where the experiment has not exactly one configuration of the baseline.
+    Raises ConfigError for an unknown ``by``.
     """
     import pandas as pd
 
@@ -115,7 +172,7 @@ def compare(index: pd.DataFrame, *, by: str = "method") -> pd.DataFrame:
             row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(run[name] for run in group)
         for baseline in BASELINES:
             row |= _versus(baseline, group, runs)
-        for name in ("seconds", "parameters"):
+        for name in ("seconds", "parameters", "signal_bytes"):
             row[name], _ = mean_and_std(run[name] for run in group)
         rows.append(row)
     rows.sort(key=lambda row: (math.isnan(row["test_accuracy_mean"]), -row["test_accuracy_mean"]))
@@ -162,64 +219,34 @@ def teacher_accuracies(index: pd.DataFrame) -> list[tuple[str, float, int]]:
     return sorted(found, key=lambda teacher: (-teacher[1], teacher[0]))
 
 
-def _percent(mean: float, spread: float, *, sign: str = "") -> str:
-    if math.isnan(mean):
-        return _NONE
-    spread_text = _NONE if math.isnan(spread) else f"{100 * spread:.2f}"
-    return f"{100 * mean:{sign}.2f} ± {spread_text}"
+def comparison_table(index: pd.DataFrame, *, by: str = "method") -> TextTable:
+    """``compare`` for people: students best first, then teachers.
 
-
-def _count(number: float) -> str:
-    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= scale:
-            return f"{number / scale:.3g}{unit}"
-    return _NONE if math.isnan(number) else f"{number:.0f}"
-
-
-def _cells(index: pd.DataFrame, by: str) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """Headings, the students' rows and the teachers' rows, as text."""
+    Raises ConfigError where no run is finished, or ``by`` is no column.
+    """
     columns = compare(index, by=by).to_dict("list")
     table = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not table:
-        raise ValueError("compare: none of the runs is finished; let one end, then compare")
+        raise ConfigError("compare: none of the runs is finished; let one end, then compare")
     shown = [name for name in BASELINES if any(row[f"versus_{name}_pairs"] for row in table)]
-    headings = ["student by", "test %", _BEST, "seeds", *(f"vs {name}" for name in shown)]
+    first = "student by" if by == "method" else by
+    headings = [first, "test %", _BEST, "seeds", *(f"vs {name}" for name in shown)]
     students = [_student_cells(row, by, shown) for row in table]
     blank = [""] * (len(shown) + 3)
     teachers = [
-        [f"teacher {name}", f"{100 * accuracy:.2f}", *blank, _count(parameters)]
+        [f"teacher {name}", f"{100 * accuracy:.2f}", *blank, scaled(parameters), ""]
         for name, accuracy, parameters in teacher_accuracies(index)
     ]
-    return [*headings, "seconds", _PARAMETERS], students, teachers
+    headings += ["seconds", _PARAMETERS, _STORE]
+    return TextTable(headings, [students, teachers], _CAPTION, (_BEST, _STORE, _PARAMETERS))
 
 
 def _student_cells(row: Mapping[str, Any], by: str, shown: list[str]) -> list[str]:
     cells = [str(row[by])]
     for name in ("test_accuracy", "test_accuracy_best"):
-        cells.append(_percent(row[f"{name}_mean"], row[f"{name}_std"]))
+        cells.append(percent(row[f"{name}_mean"], row[f"{name}_std"]))
     cells.append(str(row["num_seeds"]))
     for name in (f"versus_{baseline}" for baseline in shown):
-        cells.append(_percent(row[name], row[f"{name}_high"] - row[name], sign="+"))
-    seconds = _NONE if math.isnan(row["seconds"]) else f"{row['seconds']:,.0f}"
-    return [*cells, seconds, _count(row["parameters"])]
-
-
-def comparison_table(index: pd.DataFrame, *, by: str = "method", title: str = "") -> Table:
-    """``compare`` in 80 columns: students best first, then teachers.
-
-    Raises ValueError where no run is finished.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    headings, students, teachers = _cells(index, by)
-    table = Table(title=title or None, caption=_CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    places = [i for i, heading in enumerate(headings) if heading not in _ONLY_MARKDOWN]
-    for i in places:
-        table.add_column(headings[i], justify="right" if i else "left", overflow="fold")
-    for rows in (students, teachers):
-        for row in rows:
-            table.add_row(*(Text(row[i]) for i in places))
-        table.add_section()
-    return table
+        cells.append(percent(row[name], row[f"{name}_high"] - row[name], sign="+"))
+    store = scaled(row["signal_bytes"], unit="B") if row["signal_bytes"] else NONE
+    return [*cells, seconds(row["seconds"]), scaled(row["parameters"]), store]

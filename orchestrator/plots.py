@@ -1,7 +1,6 @@
-"""One picture of a comparison: test accuracy by method, and how each got there.
+"""The picture of a comparison: test accuracy by method, and how each got there.
 
-Drawn with matplotlib's object interface, so that no global state or display is touched. Importing
-this module does not import matplotlib.
+Importing this module does not import matplotlib.
 """
 
 from __future__ import annotations
@@ -10,76 +9,90 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.comparison import finished_runs, label_runs, mean_and_std, teacher_accuracies
-from orchestrator.runs import RunFolder, index, write_atomically
+from orchestrator.comparison import (
+    best_labels,
+    finished_runs,
+    label_runs,
+    mean_and_std,
+    teacher_accuracies,
+)
+from orchestrator.drawing import (
+    GREY,
+    LABEL_PT,
+    LEADER,
+    MOST,
+    NothingToDraw,
+    Style,
+    clean,
+    new_figure,
+    spread,
+    styles,
+)
+from orchestrator.runs import VALIDATION, RunFolder
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
-
-# Okabe & Ito, "Color Universal Design" (2008), without yellow, which is faint on white.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
-_GREY, _FAINT = "#444444", "#DDDDDD"
-_DPI = 150
-_LABEL_PT = 9
-_LEADER = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0}
-
-Curves = Mapping[str, list[tuple[int, float, float]]]  # label -> (epoch, mean, std), in percent
-_Style = tuple[str, Any]  # colour and dashes
-
-
-def plot_comparison(runs: list[RunFolder], path: Path, *, title: str) -> None:
-    """Write the finished ``runs`` as one PNG of two panels, atomically.
-
-    Left: each method's last test accuracy, every seed a dot, mean and sample standard deviation
-    over them, best first, and the teachers as dashed lines. Right: validation accuracy by epoch,
-    mean and the same spread. Raises ValueError where no run is finished.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    table = index(runs)
-    finished = finished_runs(table)
-    labels = label_runs(finished)
-    scores, curves = _scores(finished, labels), _curves(finished, labels)
-    if not scores:
-        raise ValueError("plot: none of the runs is finished; let one end, then plot")
-    styles = {
-        label: (_PALETTE[place % len(_PALETTE)], _DASHES[place // len(_PALETTE) % len(_DASHES)])
-        for place, label in enumerate(sorted(set(labels)))
-    }
+Curves = Mapping[str, list[tuple[int, float, float]]]  # label -> (epoch, mean, std), in percent
+Labelled = Sequence[tuple[str, Mapping[str, Any]]]  # runs with their configurations' names
+
+
+def draw_comparison(index: pd.DataFrame, *, by: str = "method", title: str = "") -> Figure:
+    """The finished runs of an index, in two panels.
+
+    Left: each configuration's last test accuracy, every seed a dot, mean and sample standard
+    deviation over them, best first, and the teachers as dashed lines. Right: validation accuracy by
+    epoch, mean and the same spread. Of more than MOST configurations, the best are drawn. Raises
+    NothingToDraw where no run has a test accuracy, ConfigError for an unknown ``by``.
+    """
+    runs, note = shown_runs(index, by=by)
+    scores, curves = _scores(runs), _curves(runs)
+    chosen = styles(scores)
     height = max(4.6, 2.0 + 0.3 * len(scores))
-    figure = Figure(figsize=(13, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, height)
     left, right = figure.subplots(1, 2)
-    figure.suptitle(title, fontsize=14, fontweight="bold")
-    teachers = [(name, 100 * accuracy) for name, accuracy, _ in teacher_accuracies(table)]
-    _draw_scores(left, scores, teachers, styles)
+    figure.suptitle(f"{title}{note}", fontsize=14, fontweight="bold")
+    teachers = [(name, 100 * accuracy) for name, accuracy, _ in teacher_accuracies(index)]
+    _draw_scores(left, scores, teachers, chosen)
     # The panel is about seven tenths of the figure; the teachers' names take the rest.
-    line_height = 1.35 * _LABEL_PT / 72 / (0.7 * height)
-    _draw_curves(right, curves, styles, line_height=line_height)
-    write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
+    line_height = 1.35 * LABEL_PT / 72 / (0.7 * height)
+    _draw_curves(right, curves, chosen, line_height=line_height)
+    return figure
 
 
-def _scores(runs: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, list[float]]:
+def shown_runs(index: pd.DataFrame, *, by: str) -> tuple[Labelled, str]:
+    """The tested runs of the best configurations, and a note for the title if not all are shown.
+
+    Raises NothingToDraw where no run was tested.
+    """
+    runs = [run for run in finished_runs(index) if not math.isnan(run["test_accuracy"])]
+    labels = label_runs(runs, by=by)
+    best = best_labels(runs, labels, most=MOST)
+    if not best:
+        raise NothingToDraw("no run has a test accuracy")
+    total = len(set(labels))
+    note = f" (the best {len(best)} of {total})" if total > len(best) else ""
+    pairs = zip(labels, runs, strict=True)
+    return [(label, run) for label, run in pairs if label in best], note
+
+
+def _scores(runs: Labelled) -> dict[str, list[float]]:
     """Every seed's test accuracy in percent by label, the best mean last (on top)."""
     scores: dict[str, list[float]] = defaultdict(list)
-    for run, label in zip(runs, labels, strict=True):
-        if not math.isnan(run["test_accuracy"]):
-            scores[label].append(100 * run["test_accuracy"])
+    for label, run in runs:
+        scores[label].append(100 * run["test_accuracy"])
     return dict(sorted(scores.items(), key=lambda item: mean_and_std(item[1])[0]))
 
 
-def _curves(runs: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Curves:
+def _curves(runs: Labelled) -> Curves:
     seeds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run, label in zip(runs, labels, strict=True):
-        metrics = RunFolder(Path(run["path"])).metrics()
-        if "accuracy/validation" in metrics:
-            pairs = zip(metrics["epoch"], metrics["accuracy/validation"], strict=True)
-            for epoch, accuracy in pairs:
-                seeds[label][int(epoch)].append(100 * float(accuracy))
+    for label, run in runs:
+        for epoch, accuracy in RunFolder(Path(run["path"])).curve(VALIDATION):
+            seeds[label][epoch].append(100 * accuracy)
     return {
         label: [(epoch, *mean_and_std(values)) for epoch, values in sorted(epochs.items())]
         for label, epochs in seeds.items()
@@ -90,7 +103,7 @@ def _draw_scores(
     axes: Axes,
     scores: Mapping[str, list[float]],
     teachers: Sequence[tuple[str, float]],
-    styles: Mapping[str, _Style],
+    styles: Mapping[str, Style],
 ) -> None:
     for row, (label, values) in enumerate(scores.items()):
         mean, std = mean_and_std(values)
@@ -106,7 +119,7 @@ def _draw_scores(
     low, high = min(everything), max(everything)
     margin = max(0.06 * (high - low), 0.25)
     axes.set_xlim(max(low - margin, -1), min(high + margin, 101))
-    _clean(axes, grid="x")
+    clean(axes, grid="x")
     axes.set_xlabel("test accuracy in % (dot: a seed, tick: mean, bar: ± standard deviation)")
     _draw_teachers(axes, teachers)
 
@@ -117,7 +130,7 @@ def _draw_teachers(axes: Axes, teachers: Sequence[tuple[str, float]]) -> None:
     wanted = [(accuracy - low) / (high - low) for _, accuracy in teachers]
     places = spread(wanted, gap=0.055, low=0.0, high=0.97)
     for (name, accuracy), place in zip(teachers, places, strict=True):
-        axes.axvline(accuracy, color=_GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
+        axes.axvline(accuracy, color=GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
         axes.annotate(
             f"{name} {accuracy:.1f}",
             xy=(accuracy, 1),
@@ -126,17 +139,17 @@ def _draw_teachers(axes: Axes, teachers: Sequence[tuple[str, float]]) -> None:
             textcoords="axes fraction",
             rotation=40,
             rotation_mode="anchor",
-            fontsize=_LABEL_PT,
-            color=_GREY,
-            arrowprops=_LEADER | {"color": _GREY, "relpos": (0.08, 0)},
+            fontsize=LABEL_PT,
+            color=GREY,
+            arrowprops=LEADER | {"color": GREY, "relpos": (0.08, 0)},
         )
 
 
 def _draw_curves(
-    axes: Axes, curves: Curves, styles: Mapping[str, _Style], *, line_height: float
+    axes: Axes, curves: Curves, styles: Mapping[str, Style], *, line_height: float
 ) -> None:
     """Curves with their names; ``line_height`` of a name is a fraction of the panel's."""
-    _clean(axes, grid="y")
+    clean(axes, grid="y")
     axes.set_xlabel("epoch (line: mean over seeds, band: ± standard deviation)")
     axes.set_ylabel("validation accuracy (%)")
     known = {
@@ -145,16 +158,17 @@ def _draw_curves(
     }
     known = {label: points for label, points in known.items() if points}
     if not known:
-        axes.text(0.5, 0.5, "no validation accuracy recorded", ha="center", color=_GREY)
+        axes.text(0.5, 0.5, "no validation accuracy recorded", ha="center", color=GREY)
         return
+    alpha = min(0.15, 0.6 / len(known))  # of many bands, one over the other
     for label, points in known.items():
-        color, dashes = styles[label]
+        color, dashes, _ = styles[label]
         epochs = [epoch + 1 for epoch, _, _ in points]
         means = [mean for _, mean, _ in points]
         stds = [0.0 if math.isnan(std) else std for _, _, std in points]
         lower = [mean - std for mean, std in zip(means, stds, strict=True)]
         upper = [mean + std for mean, std in zip(means, stds, strict=True)]
-        axes.fill_between(epochs, lower, upper, color=color, alpha=0.12, linewidth=0)
+        axes.fill_between(epochs, lower, upper, color=color, alpha=alpha, linewidth=0)
         marker = "o" if len(points) == 1 else ""
         axes.plot(epochs, means, color=color, linestyle=dashes, linewidth=1.6, marker=marker)
     _limit_curves(axes, known)
@@ -175,7 +189,7 @@ def _limit_curves(axes: Axes, curves: Curves) -> None:
 
 
 def _name_curves(
-    axes: Axes, curves: Curves, styles: Mapping[str, _Style], line_height: float
+    axes: Axes, curves: Curves, styles: Mapping[str, Style], line_height: float
 ) -> None:
     """Names at the curves' ends, moved apart where they would collide: no legend to look up."""
     low, high = axes.get_ylim()
@@ -184,43 +198,13 @@ def _name_curves(
     places = spread(wanted, gap=line_height, low=0.0, high=1.0)
     for label, place in zip(order, places, strict=True):
         epoch, mean, _ = curves[label][-1]
-        color, dashes = styles[label]
+        color, dashes, _ = styles[label]
         axes.annotate(
             label,
             xy=(epoch + 1, mean),
             xytext=(1.06, place),
             textcoords="axes fraction",
             va="center",
-            fontsize=_LABEL_PT,
-            arrowprops=_LEADER | {"color": color, "linestyle": dashes, "relpos": (0, 0.5)},
+            fontsize=LABEL_PT,
+            arrowprops=LEADER | {"color": color, "linestyle": dashes, "relpos": (0, 0.5)},
         )
-
-
-def _clean(axes: Axes, *, grid: Literal["x", "y"]) -> None:
-    axes.grid(visible=True, axis=grid, color=_FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-
-
-def spread(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Places as near as may be to ``wanted``, at least ``gap`` apart, in [low, high] if they fit.
-
-    Their order is kept. Neighbours that are too close form a block around their mean, as in
-    isotonic regression by pooling adjacent violators (Barlow et al. 1972).
-    """
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    blocks: list[tuple[float, int]] = []  # mean of (wanted - rank * gap), members
-    highest = high - gap * (len(wanted) - 1)
-    for rank, i in enumerate(order):
-        block = (wanted[i] - rank * gap, 1)
-        while blocks and blocks[-1][0] >= block[0]:
-            mean, count = blocks.pop()
-            total = mean * count + block[0] * block[1]
-            block = (total / (count + block[1]), count + block[1])
-        blocks.append(block)
-    shifted = [max(low, min(mean, highest)) for mean, count in blocks for _ in range(count)]
-    places = [0.0] * len(wanted)
-    for rank, i in enumerate(order):
-        places[i] = shifted[rank] + rank * gap
-    return places

@@ -1,17 +1,33 @@
-"""What a finished job prints: the table, where things lie, and the picture."""
+"""What a finished job prints and what a comparison leaves: tables, pictures, where they lie."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from distill.config import Experiment
-from orchestrator.comparison import comparison_table
-from orchestrator.pipeline import Outcome
-from orchestrator.plots import plot_comparison
-from orchestrator.runs import find_runs, index
+from orchestrator.comparison import compare, comparison_table
+from orchestrator.cost_plot import draw_cost
+from orchestrator.drawing import NothingToDraw, save
+from orchestrator.plots import draw_comparison
+from orchestrator.run_index import index
+from orchestrator.runs import RunFolder, write_atomically
+from orchestrator.selection import Selection, select
+from orchestrator.text_tables import TextTable
+from orchestrator.trial_plot import draw_trials
+from orchestrator.trial_table import compare_trials, scored_trials, trials_table
+from orchestrator.weight_plot import draw_weights_over_epochs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from orchestrator.pipeline import Outcome
+
+_PICTURE = "comparison.png"
 
 
 def report(experiment: Experiment, outcome: Outcome) -> None:
@@ -19,18 +35,91 @@ def report(experiment: Experiment, outcome: Outcome) -> None:
     if not outcome.runs:
         return
     folder = experiment.output.root / experiment.name
-    picture = folder / "comparison.png"
-    plot_comparison(list(outcome.runs), picture, title=experiment.name)
+    table = index(outcome.runs)
     console = Console()
-    console.print(comparison_table(index(outcome.runs), title=experiment.name))
-    console.print(f"runs:         {folder}/", soft_wrap=True, highlight=False)
-    console.print(f"plot:         {picture}", soft_wrap=True, highlight=False)
-    console.print(f"TensorBoard:  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)
+    shown = comparison_table(table).as_rich(title=experiment.name, width=console.width)
+    console.print(shown)
+    picture = _drawn(lambda: draw_comparison(table, title=experiment.name), folder / _PICTURE)
+    _say(console, f"runs:         {folder}/")
+    _say(console, f"plot:         {picture}")
+    _say(console, f"TensorBoard:  tensorboard --logdir {folder}")
 
 
-def compare_runs(roots: Iterable[Path], *, by: str) -> None:
-    """Print the comparison of every finished run below some folders. Raises ValueError."""
-    runs = [run for root in roots for run in find_runs(root)]
-    if not runs:
-        raise ValueError(f"runs: no run lies below {', '.join(map(str, roots))}; train one first")
-    Console().print(comparison_table(index(runs), by=by))
+def compare_runs(folders: Sequence[Path], *, by: str | None, output: Path | None) -> None:
+    """Print the comparison of all runs below some folders, and write its tables and pictures.
+
+    Raises ConfigError where there is nothing to compare, or ``by`` is no column.
+    """
+    selection = select(folders)
+    numbers, shown = _tables(selection, by)
+    folder = selection.folder if output is None else output
+    folder.mkdir(parents=True, exist_ok=True)
+    text = shown.as_markdown()
+    for name, write in (
+        ("comparison.csv", lambda draft: numbers.to_csv(draft, index=False)),
+        ("comparison.parquet", lambda draft: numbers.to_parquet(draft, index=False)),
+        ("comparison.md", lambda draft: draft.write_text(text, encoding="utf-8")),
+    ):
+        write_atomically(folder / name, write)
+    console = Console()
+    console.print(shown.as_rich(title=selection.title, width=console.width))
+    for note in (*selection.notes, *_failures(selection)):
+        _say(console, note)
+    _say(console, f"tables:   {folder / 'comparison.md'}, .csv, .parquet")
+    for name, draw in _pictures(selection, by or "method").items():
+        _say(console, f"picture:  {_drawn(draw, folder / name)}")
+
+
+def _tables(selection: Selection, by: str | None) -> tuple[pd.DataFrame, TextTable]:
+    table = selection.table
+    if selection.of_trials:
+        return compare_trials(table, by=by), trials_table(table, by=by)
+    column = by or "method"
+    return compare(table, by=column), comparison_table(table, by=column)
+
+
+def _failures(selection: Selection) -> list[str]:
+    if not selection.of_trials:
+        return []
+    trials = scored_trials(selection.table)
+    named = [(t.row["digest"], t.state, t.row["reason"]) for t in trials if t.row["reason"]]
+    return [f"trial {name} {state.upper()}: {reason}" for name, state, reason in named]
+
+
+def _pictures(selection: Selection, by: str) -> dict[str, Callable[[], Figure]]:
+    table, title = selection.table, selection.title
+    if not selection.of_trials:
+        return {
+            _PICTURE: lambda: draw_comparison(table, by=by, title=title),
+            "cost.png": lambda: draw_cost(table, by=by, title=title),
+            "teacher_weights.png": lambda: draw_weights_over_epochs(table, by=by, title=title),
+        }
+    sweeps = {f"{run.experiment_folder.name}-{run.sweep}": rows for run, rows in _by_sweep(table)}
+
+    def drawing(name: str) -> Callable[[], Figure]:
+        return lambda: draw_trials(sweeps[name], title=name)
+
+    return {
+        "trials.png" if len(sweeps) == 1 else f"trials-{name}.png": drawing(name) for name in sweeps
+    }
+
+
+def _by_sweep(table: pd.DataFrame) -> list[tuple[RunFolder, pd.DataFrame]]:
+    """The rows of each sweep, and one of its runs."""
+    groups = [rows for _, rows in table.groupby(["experiment", "sweep"])]
+    return [(RunFolder(Path(rows["path"].iloc[0])), rows) for rows in groups]
+
+
+def _drawn(draw: Callable[[], Figure], path: Path) -> str:
+    """Where a picture was written; or that there is none, not an earlier one either, and why."""
+    try:
+        figure = draw()
+    except NothingToDraw as reason:
+        path.unlink(missing_ok=True)
+        return f"no {path.name}: {reason}"
+    save(figure, path)
+    return str(path)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

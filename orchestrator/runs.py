@@ -1,7 +1,8 @@
-"""A run is a folder; this module writes one, finds them all and indexes them.
+"""A run is a folder; this module writes one, and finds them all.
 
     ROOT/EXPERIMENT/METHOD-DIGEST/seed-S/
         config.yaml  environment.json  metrics.parquet  checkpoints/  result.json
+    ROOT/EXPERIMENT/tune-SPACE/trials/METHOD-TRIAL/seed-S/    the same, of a sweep's trial
 
 ``result.json`` is written last: where it is, the run is finished. Accuracies are fractions in
 [0, 1]. Importing this module imports neither torch nor pandas.
@@ -14,9 +15,10 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,7 +32,9 @@ RESULT_FIELDS = (
     *("best_epoch", "validation_accuracy", "seconds", "seconds_waiting", "parameters", "workers"),
     *("teachers", "signal_bytes"),
 )
-_IDENTITY = ("experiment", "method", "digest", "seed")
+IDENTITY = ("experiment", "method", "digest", "seed")
+VALIDATION = "accuracy/validation"  # of metrics
+_RUN = re.compile(r"[^/]+-[^/]+/seed-\d+$")
 _PACKAGES = ("tutelage", "torch", "torchvision", "ray", "numpy", "pandas", "pyarrow")
 
 
@@ -60,12 +64,27 @@ class RunFolder:
         return cls(root / experiment / f"{method}-{digest}" / f"seed-{seed}")
 
     @property
+    def sweep(self) -> str:
+        """Of a sweep's trial, the name of the sweep's folder, ``tune-SPACE``; else empty."""
+        above = self.path.parts[-4:-2]
+        is_trial = len(above) == 2 and above[0].startswith("tune-") and above[1] == "trials"
+        return above[0] if is_trial else ""
+
+    @property
+    def experiment_folder(self) -> Path:
+        """The folder of all runs of the experiment, and of its sweeps."""
+        return self.path.parents[3 if self.sweep else 1]
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """Experiment, method, digest and seed, as the path spells them."""
+        """Experiment, method, digest and seed, as the path spells them; a trial's digest is its id.
+
+        With ``sweep``, this names a run among all.
+        """
         method, _, digest = self.path.parent.name.rpartition("-")
         seed = int(self.path.name.removeprefix("seed-"))
-        experiment = self.path.parent.parent.name
-        return dict(zip(_IDENTITY, (experiment, method, digest, seed), strict=True))
+        values = (self.experiment_folder.name, method, digest, seed)
+        return dict(zip(IDENTITY, values, strict=True))
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Make the folder and write the resolved ``config``, of plain YAML values."""
@@ -100,6 +119,21 @@ class RunFolder:
 
         path = self.path / "metrics.parquet"
         return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """Every epoch, counted from 0, with one of its metrics: NaN where it was not reported."""
+        import pyarrow.parquet as pq
+
+        path = self.path / "metrics.parquet"
+        if not path.exists():
+            return []
+        with pq.ParquetFile(path) as file:
+            known = [name for name in ("epoch", metric) if name in file.schema_arrow.names]
+            table = file.read(columns=known, use_threads=False)
+        epochs = table["epoch"].to_pylist()
+        values = table[metric].to_pylist() if metric in known else [None] * len(epochs)
+        pairs = zip(epochs, values, strict=True)
+        return [(epoch, math.nan if value is None else value) for epoch, value in pairs]
 
     def write_environment(self) -> None:
         """Record versions, machine, commit and command line in ``environment.json``."""
@@ -164,28 +198,18 @@ def _commit(checkout: Path) -> str | None:
 
 
 def find_runs(root: Path) -> list[RunFolder]:
-    """Every run below ``root``, finished or not, by path. Raises ValueError without a ``root``."""
+    """Every run at or below ``root``, finished or not, trials too, by path.
+
+    Links below ``root`` are not followed. Raises ValueError without a ``root``.
+    """
     if not root.is_dir():
         siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
         near = get_close_matches(root.name, siblings, n=1)
         hint = f"did you mean '{root.parent / near[0]}'?" if near else "train something first"
         raise ValueError(f"runs: no folder '{root}'; {hint}")
-    return [RunFolder(path.parent) for path in sorted(root.glob("**/seed-*/config.yaml"))]
-
-
-def index(runs: Iterable[RunFolder]) -> pd.DataFrame:
-    """One row a run: identity, path, ``finished`` and RESULT_FIELDS (NaN while not finished).
-
-    ``teachers`` is JSON text, so that the index is a flat Parquet table.
-    """
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    for run in runs:
-        result = run.result() or {"epochs": len(run.metrics())}
-        known = {name: result.get(name) for name in RESULT_FIELDS} | run.identity
-        known["teachers"] = json.dumps(result.get("teachers") or {}, sort_keys=True)
-        rows.append({"path": str(run.path), "finished": run.finished} | known)
-    table = pd.DataFrame(rows, columns=["path", "finished", *RESULT_FIELDS])
-    numeric = [name for name in RESULT_FIELDS if name not in (*_IDENTITY, "teachers")]
-    return table.astype(dict.fromkeys(numeric, "float64") | {"seed": "int64"})
+    found: list[RunFolder] = []
+    for folder, below, files in os.walk(root):
+        if "config.yaml" in files and _RUN.search(os.path.abspath(folder)):
+            found.append(RunFolder(Path(folder)))
+            below.clear()  # checkpoints and events: no run lies in a run
+    return sorted(found, key=lambda run: run.path)

@@ -6,6 +6,7 @@ module imports neither torch nor pandas.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from orchestrator.comparison import label_runs, mean_and_std, rows_of, values_of
-from orchestrator.run_index import LAST_VALIDATION, config_of
+from orchestrator.run_differences import labels
+from orchestrator.run_index import LAST_VALIDATION
 from orchestrator.text_tables import NONE, TextTable, percent, plain, seconds
 
 if TYPE_CHECKING:
@@ -23,50 +25,45 @@ _CAPTION = (
     "validation %: of the last epoch, as the search sees it; ± standard deviation over trials"
 )
 _BEST, _SECONDS = "at best epoch %", "seconds"
-_OWN = ("name", "seeds.", "output.", "baselines.")  # settings that say nothing of how to train
-
 Setting = bool | int | float | str | None
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One trial; ``score`` and ``best`` (of its best epoch) are fractions, NaN where it failed."""
+class Scored:
+    """One trial of the index; ``score`` is a fraction, NaN where it failed or no epoch ended."""
 
     row: Mapping[str, Any]
-    state: str  # finished, stopped (or still training), failed
     score: float
-    best: float
-    settings: Mapping[str, Setting]  # by dotted path: those in which the trials differ
+    settings: Mapping[str, Setting]  # what was tried, by dotted path; None where it had no such
+
+    @property
+    def state(self) -> str:
+        """``finished``, ``stopped``, ``failed`` or ``broken off``."""
+        return self.row["state"]
 
 
-def trials_of(index: pd.DataFrame) -> list[Trial]:
-    """The trials in an index: those that were finished first, the best score first."""
+def scored_trials(index: pd.DataFrame) -> list[Scored]:
+    """The trials in an index, those that were finished first, the best score first."""
     rows = rows_of(index)
-    settings = _varied([config_of(row) for row in rows])
-    trials: list[Trial] = []
-    for row, values in zip(rows, settings, strict=True):
-        state = "failed" if row["failure"] else "finished" if row["finished"] else "stopped"
-        scores = (row[LAST_VALIDATION], row["validation_accuracy"])
-        score, best = (math.nan, math.nan) if row["failure"] else scores
-        trials.append(Trial(row, state, score, best, values))
-    order = ("finished", "stopped", "failed")
+    tried: list[dict[str, Setting]] = [json.loads(row["tried"]) for row in rows]
+    paths = list(dict.fromkeys(path for values in tried for path in values))
+    trials = [
+        Scored(
+            row,
+            math.nan if row["state"] == "failed" else row[LAST_VALIDATION],
+            {path: _scalar(values.get(path)) for path in paths},
+        )
+        for row, values in zip(rows, tried, strict=True)
+    ]
     return sorted(
-        trials, key=lambda t: (order.index(t.state), math.isnan(t.score), -t.score, t.row["path"])
+        trials,
+        key=lambda t: (math.isnan(t.score), t.state != "finished", -t.score, t.row["path"]),
     )
 
 
-def _varied(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Setting]]:
-    """Of each trial, the settings in which not all agree."""
-    paths = list(dict.fromkeys(path for config in configs for path in config))
-    values = {
-        path: [config.get(path) for config in configs]
-        for path in paths
-        if not path.startswith(_OWN)
-    }
-    # Not as a set: True is 1, and 1 is 1.0.
-    varied = {path: column for path, column in values.items() if len({*map(repr, column)}) > 1}
-    return [{path: column[i] for path, column in varied.items()} for i in range(len(configs))]
+def _scalar(value: Any) -> Setting:
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def compare_trials(index: pd.DataFrame, *, by: str | None = None) -> pd.DataFrame:
@@ -74,18 +71,17 @@ def compare_trials(index: pd.DataFrame, *, by: str | None = None) -> pd.DataFram
 
     Columns: ``trial`` (its id) or ``by``; ``num_trials``, ``state``; mean and sample standard
     deviation (NaN of one) of ``validation_accuracy`` (of the last epoch); mean
-    ``best_validation_accuracy``, ``epochs`` and ``seconds``; the settings in which the trials
-    differ, where those of the row agree; ``failure``. Raises ConfigError for an unknown ``by``.
+    ``best_validation_accuracy``, ``epochs`` and ``seconds``; the settings that were tried, where
+    those of the row agree; ``reason`` (of a failure). Raises ConfigError for an unknown ``by``.
     """
     import pandas as pd
 
-    trials = trials_of(index)
-    labels = _labels(trials, by)
-    groups: dict[str, list[Trial]] = defaultdict(list)
-    for label, trial in zip(labels, trials, strict=True):
+    trials = scored_trials(index)
+    groups: dict[str, list[Scored]] = defaultdict(list)
+    for label, trial in zip(_labels(trials, by), trials, strict=True):
         groups[label].append(trial)
     rows = [_row(by or "trial", label, group) for label, group in groups.items()]
-    rows.sort(key=lambda row: _order(row, with_state=by is None))
+    rows.sort(key=lambda row: _order(row, by_state=by is None))
     table = pd.DataFrame(rows)
     for path in trials[0].settings if trials else ():
         if path in table and _is_mixed(table[path]):  # Parquet takes one type
@@ -104,20 +100,19 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _labels(trials: Sequence[Trial], by: str | None) -> list[str]:
+def _labels(trials: Sequence[Scored], by: str | None) -> list[str]:
     rows = [trial.row for trial in trials]
     if by is not None:
         return values_of(rows, by)
     return label_runs(rows, by="digest")  # and the experiment, where two sweeps share an id
 
 
-def _order(row: Mapping[str, Any], *, with_state: bool) -> tuple[Any, ...]:
+def _order(row: Mapping[str, Any], *, by_state: bool) -> tuple[Any, ...]:
     score = row["validation_accuracy_mean"]
-    cut_short = with_state and row["state"] != "finished"
-    return (cut_short, math.isnan(score), -score)
+    return (math.isnan(score), by_state and row["state"] != "finished", -score)
 
 
-def _row(column: str, label: str, group: Sequence[Trial]) -> dict[str, Any]:
+def _row(column: str, label: str, group: Sequence[Scored]) -> dict[str, Any]:
     states = Counter(trial.state for trial in group)
     mean, std = mean_and_std(trial.score for trial in group)
     row: dict[str, Any] = {
@@ -127,14 +122,15 @@ def _row(column: str, label: str, group: Sequence[Trial]) -> dict[str, Any]:
         "validation_accuracy_mean": mean,
         "validation_accuracy_std": std,
     }
-    row["best_validation_accuracy"], _ = mean_and_std(trial.best for trial in group)
+    scored = [trial.row for trial in group if not math.isnan(trial.score)]
+    row["best_validation_accuracy"], _ = mean_and_std(run["validation_accuracy"] for run in scored)
     for name in ("epochs", "seconds"):
         row[name], _ = mean_and_std(trial.row[name] for trial in group)
     for path in group[0].settings:
         if path != column:
             values = [trial.settings[path] for trial in group]
             row[path] = values[0] if len({*map(repr, values)}) == 1 else None
-    row["failure"] = "; ".join(dict.fromkeys(t.row["failure"] for t in group if t.row["failure"]))
+    row["reason"] = "; ".join(dict.fromkeys(t.row["reason"] for t in group if t.row["reason"]))
     return row
 
 
@@ -143,7 +139,7 @@ def trials_table(index: pd.DataFrame, *, by: str | None = None) -> TextTable:
     columns = compare_trials(index, by=by).to_dict("list")
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     fixed = ("num_trials", "state", "validation_accuracy_mean", "validation_accuracy_std")
-    fixed += ("best_validation_accuracy", "epochs", "seconds", "failure")
+    fixed += ("best_validation_accuracy", "epochs", "seconds", "reason")
     first, *rest = [str(name) for name in columns]
     settings = [name for name in rest if name not in fixed]
     counts = ["trials"] if by is not None else []
@@ -163,13 +159,9 @@ def trials_table(index: pd.DataFrame, *, by: str | None = None) -> TextTable:
         ]
         for row in rows
     ]
-    names = [short_name(name) for name in settings]
-    return TextTable([*headings, *names], [cells], _CAPTION, frozenset((_BEST, _SECONDS)))
-
-
-def short_name(path: str) -> str:
-    """A setting's path, without what goes without saying."""
-    return "method" if path == "method.name" else path.removeprefix("method.")
+    names = list(labels(settings).values())
+    yielding = (_SECONDS, _BEST, *reversed(names))
+    return TextTable([*headings, *names], [cells], _CAPTION, yielding)
 
 
 def _one(fraction: float) -> str:
