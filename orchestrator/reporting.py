@@ -42,7 +42,7 @@ def report(experiment: Experiment, outcome: Outcome) -> None:
     picture = _drawn(lambda: draw_comparison(table, title=experiment.name), folder / _PICTURE)
     _say(console, f"runs:         {folder}/")
     _say(console, f"plot:         {picture}")
-    _say(console, f"TensorBoard:  tensorboard --logdir {folder}")
+    _say(console, f"TensorBoard:  tutelage board {folder}")
 
 
 def compare_runs(folders: Sequence[Path], *, by: str | None, output: Path | None) -> None:

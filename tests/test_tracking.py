@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from distill.parallel import ALONE
 from distill.signals import LossReport
@@ -18,7 +20,11 @@ from orchestrator.weights_by_class import weights_path
 
 STEPS = 3
 NAMES = ["shirt", "coat", "bag"]
-CONFIG = {"method": {"name": "kd", "temperature": 4.0}, "teachers": [{"name": "big"}]}
+CONFIG = {
+    "method": {"name": "kd", "temperature": 4.0},
+    "teachers": [{"name": "big"}],
+    "views": {"flip": True},
+}
 
 
 def table(loss: float) -> WeightTable:
@@ -122,9 +128,22 @@ def test_the_result_becomes_hparams_in_the_same_folder(tmp_path: Path) -> None:
     train(run, 0, 1, loss=1.0).close(result)
     assert scalars(run, "result/test_accuracy") == [(2, 0.75)]
     assert "result/seed" not in read(run).Tags()["scalars"]
-    plugin = read(run).summary_metadata
-    assert any(data.plugin_data.plugin_name == "hparams" for data in plugin.values())
+    plugins = read(run).summary_metadata
+    tags = {tag for tag, data in plugins.items() if data.plugin_data.plugin_name == "hparams"}
+    # No columns: they are of all runs.
+    assert tags == {metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG}
+    content = plugins[metadata.SESSION_START_INFO_TAG].plugin_data.content
+    row = metadata.parse_session_start_info_plugin_data(content)
+    assert row.hparams["method.temperature"].number_value == 4
+    assert row.hparams["views.flip"].bool_value is True
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_what_was_not_measured_is_no_result(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    train(run, 0, 1, loss=1.0).close({"test_accuracy": math.nan, "seconds": 2.0})
+    results = [tag for tag in read(run).Tags()["scalars"] if tag.startswith("result/")]
+    assert results == ["result/seconds"]
 
 
 def test_flatten_gives_dotted_scalars() -> None:
