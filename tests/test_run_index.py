@@ -160,6 +160,9 @@ def test_what_cannot_be_written_is_compared_all_the_same(tmp_path: Path) -> None
         ("result.json", "[1]"),
         ("config.yaml", "a: [1"),
         ("config.yaml", ""),
+        ("config.yaml", "[" * 100_000),
+        ("config.yaml", "a: &a [1]\n" + "".join(f"a{i}: &a [*a,*a,*a,*a]\n" for i in range(20))),
+        ("result.json", '{"a":' * 100_000),
         ("metrics.parquet", "PAR1"),
     ],
 )
