@@ -29,6 +29,7 @@ from orchestrator.trial_files import Note, trial_name
 
 # TensorBoard reads a folder's files in the order of their names; a run's own go on with a time.
 _FIRST_FILE = "events.out.tfevents.0"
+_LAST_S = 1e11  # runs are listed by the times at which they begin; what is no run comes last
 _NOT_ENTERED = {"checkpoints"}
 # Tune's own files beside a sweep's trials tell the same once more, under other names.
 _SWEEP, _TUNE = "sweep.json", "ray"
@@ -175,6 +176,6 @@ def _read_columns(path: Path) -> Sequence[str]:
 
 
 def _shared(runs: Sequence[Settings], tags: Iterable[str]) -> dict[Path, bytes]:
-    content = events_of([columns_summary(runs), layout_summary(tags)], time_s=0)
+    content = events_of([columns_summary(runs), layout_summary(tags)], time_s=_LAST_S)
     digest = hashlib.sha256(content).hexdigest()[:6]
     return {Path(f"~comparison-{digest}") / _FIRST_FILE: content}

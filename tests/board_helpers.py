@@ -116,11 +116,11 @@ def chromium() -> Generator[Browser]:
         browser.close()
 
 
-def look(browser: Browser, url: str, tab: str) -> Page:
-    """One of TensorBoard's pages, once its data have come."""
-    page = browser.new_page(viewport={"width": 1400, "height": 860})
+def look(browser: Browser, url: str, tab: str, *, width: int = 1400, height: int = 860) -> Page:
+    """One of TensorBoard's pages, once its data have come, with lines as they are, not smoothed."""
+    page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE_S * 1000)
-    page.goto(f"{url}#{tab}")
+    page.goto(f"{url}#{tab}&_smoothingWeight=0")
     page.locator(READY[tab]).first.wait_for()
     page.wait_for_load_state("networkidle")
     return page
