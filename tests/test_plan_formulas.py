@@ -87,6 +87,14 @@ def test_actors_that_share_cores_end_as_processor_sharing_says() -> None:
     assert ends == pytest.approx({"a": 1.5, "b": 1.5, "c": 4.5})
 
 
+def test_a_run_is_slower_only_as_long_as_teachers_share_its_core() -> None:
+    """50 s of recording and 100 s of training on one core: 100 s side by side, then 50 s alone."""
+    short = teacher(images=500, parts=10, passes=(0,))
+    alone = run("ce", row_bytes=0, epochs=range(1), images=2000)
+    both = estimate(work(short, runs=(alone,)), Site(capacity=1.0))
+    assert (both.recording_s, both.total_s) == pytest.approx((100, 150))
+
+
 def test_no_more_actors_work_than_there_are_parts() -> None:
     few = teacher(parts=4, actors=100)
     assert estimate(work(few), WIDE).recording_s == pytest.approx(1000 / 4)
