@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, final, get_args
+from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from distill import plain_yaml
 from distill.config import Experiment, as_method
 from distill.methods import MethodConfig, config_class
 
@@ -131,29 +131,11 @@ def _opened(child: Any) -> Any:
     return copy.copy(child)
 
 
-@final
-class _Loader(yaml.SafeLoader):
-    """Plain values alone, and no key twice: the second would silently replace the first."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set[str]()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"'{key.value}' is given twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return node
-
-
 def _parse(text: str, *, subject: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        problem, line = " ".join(str(error).split()), ""
-        if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
-            problem, line = error.problem, f" (line {error.problem_mark.line + 1})"
-        raise ConfigError(f"{subject} is not plain YAML: {problem}{line}") from None
+        return plain_yaml.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{subject} is not plain YAML: {error}") from None
 
 
 def _read(source: str, extending: tuple[str, ...]) -> dict[str, Any]:
@@ -200,7 +182,8 @@ def _text(source: str) -> str:
                 f"experiment: no file '{source}', and no shipped experiment of that name{hint}"
             )
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as stream:
+            return stream.read(plain_yaml.MAX_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"experiment: cannot read '{source}' as text: {error}") from None
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HELD_OUT = 10  # one sample in so many measures a probe and does not train it
 MAKE = "`tutelage probe EXPERIMENT`"  # what to tell who needs a table
 _DECAY = 1e-4  # of a probe's weights, on standardised features
+_MAX_BYTES = 1 << 24  # of a table
 _ITERATIONS = 200  # of L-BFGS, which ends sooner where it has converged
 
 
@@ -42,14 +43,15 @@ class ProbeTable(BaseModel):
     def read(cls, path: Path) -> ProbeTable:
         """The table in a JSON file. Raises ValueError naming the field and the file."""
         try:
-            return cls.model_validate_json(path.expanduser().read_bytes())
+            with path.expanduser().open("rb") as file:
+                return cls.model_validate_json(file.read(_MAX_BYTES))
         except OSError:
             raise ValueError(
                 f"probes: no file '{path}'; run {MAKE} first, which writes it, or correct the path"
             ) from None
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "file"
+            where = ascii(".".join(map(str, first["loc"])))[1:-1] or "file"
             raise ValueError(
                 f"probes: '{path}' holds no probe table ({where}: {first['msg']}); make it anew "
                 f"with {MAKE}"

@@ -10,9 +10,11 @@ clocks of hosts differ by more: its passes may be deleted then, and must be reco
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -28,6 +30,10 @@ from orchestrator.runs import write_atomically
 
 CONSUMERS = "consumers"
 _POLL_S = 0.2
+_MAX_BYTES = 1 << 20  # of a declaration
+_NAME = re.compile(
+    r"[0-9a-f]{32}\.json"
+)  # of a declaration at a URL: nothing else is read or deleted
 
 
 class Consumers(Protocol):
@@ -91,8 +97,8 @@ class LocalConsumers:
             if not _is_alive(path.with_suffix(".lock")):
                 _forget(path)
                 continue
-            with suppress(FileNotFoundError):  # withdrawn since it was listed
-                needed |= set(json.loads(path.read_text()))
+            with suppress(FileNotFoundError), path.open("rb") as file:  # withdrawn since then
+                needed |= _passes(file.read(_MAX_BYTES))
         return needed
 
     def is_anybody(self) -> bool:
@@ -141,7 +147,7 @@ class RemoteConsumers:
         for name, lease in others.items():
             left_s = expires_s(lease) - time.time()
             if left_s > 0:
-                needed |= set(cast("list[int]", lease.get("passes", [])))
+                needed |= _whole(lease.get("passes"))
             elif left_s < -self._duration_s:  # later than somebody who was cut off may come back
                 self._remote.remove(name)
         return needed
@@ -161,7 +167,9 @@ class RemoteConsumers:
 
     def _leases(self) -> dict[str, dict[str, Any]]:
         """Every declaration, by name."""
-        names = [name for name in self._remote.list(self._folder) if name.endswith(".json")]
+        start = f"{self._folder}/"
+        listed = self._remote.list(self._folder)
+        names = [name for name in listed if _NAME.fullmatch(name.removeprefix(start))]
         read = ((name, self._remote.read(name)) for name in names)
         return {name: parsed(content.decode(errors="replace")) for name, content in read if content}
 
@@ -178,6 +186,19 @@ class RemoteConsumers:
                 self._put()
 
 
+def _passes(text: bytes) -> set[int]:
+    """The passes in a declaration; none in what is no list."""
+    try:
+        return _whole(json.loads(text))
+    except (ValueError, RecursionError):
+        return set()
+
+
+def _whole(values: object) -> set[int]:
+    found = cast("list[object]", values) if isinstance(values, list) else []
+    return {value for value in found if isinstance(value, int)}
+
+
 def _forget(file: Path) -> None:
     file.unlink(missing_ok=True)
     file.with_suffix(".lock").unlink(missing_ok=True)
@@ -185,9 +206,11 @@ def _forget(file: Path) -> None:
 
 def _is_alive(lock: Path) -> bool:
     try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        return False
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
+            return False
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -27,6 +27,7 @@ _MAGIC = b"ARROW1"
 _CONTINUATION = b"\xff\xff\xff\xff"
 _END_OF_STREAM = _CONTINUATION + bytes(4)
 _MAX_PADDING = 64  # Arrow pads a body to 8 bytes, and may to 64
+_MAX_FOOTER = 2 * BODY_OFFSET  # it repeats the schema, which the head has room for
 
 
 @final
@@ -61,14 +62,16 @@ def read_head(file: BinaryIO) -> tuple[bytes, int]:
         raise MalformedError(f"its rows begin at byte {body_offset}, not {BODY_OFFSET}")
     try:
         schema = pa.ipc.read_schema(pa.py_buffer(head[8:schema_end]))
-    except (pa.ArrowException, OSError) as error:
-        raise MalformedError(f"its schema cannot be read: {error}") from error
-    metadata: bytes | None = (schema.metadata or {}).get(_METADATA_KEY)
-    if metadata is None or schema.names != [_COLUMN]:
+        names, types = schema.names, schema.types
+        metadata: bytes | None = (schema.metadata or {}).get(_METADATA_KEY)
+    except Exception as error:  # a damaged or hostile schema may fail in any way
+        reason = " ".join(str(error).split())
+        raise MalformedError(f"its schema cannot be read: {reason}") from error
+    if metadata is None or names != [_COLUMN]:
         raise MalformedError("it is an Arrow file, but not a part of a recording")
-    if not pa.types.is_fixed_size_binary(schema.types[0]):
-        raise MalformedError(f"its rows are {schema.types[0]}, not of one length")
-    return metadata, schema.types[0].byte_width
+    if not pa.types.is_fixed_size_binary(types[0]):
+        raise MalformedError(f"its rows are {types[0]}, not of one length")
+    return metadata, types[0].byte_width
 
 
 def check_end(file: BinaryIO, *, body_end: int) -> None:
@@ -80,7 +83,8 @@ def check_end(file: BinaryIO, *, body_end: int) -> None:
     file.seek(-closing, os.SEEK_END)
     footer_bytes, magic = struct.unpack("<i6s", file.read(closing))
     padding = num_bytes - body_end - len(_END_OF_STREAM) - footer_bytes - closing
-    if magic != _MAGIC or footer_bytes <= 0 or not 0 <= padding < _MAX_PADDING:
+    is_footer = magic == _MAGIC and 0 < footer_bytes <= _MAX_FOOTER
+    if not is_footer or not 0 <= padding < _MAX_PADDING:
         raise MalformedError(f"its {num_bytes} bytes do not end with the footer of its rows")
     file.seek(body_end + padding)
     if file.read(len(_END_OF_STREAM)) != _END_OF_STREAM:

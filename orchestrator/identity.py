@@ -20,6 +20,7 @@ PRECISIONS = ("float32", "bfloat16")
 # A part's body is then a whole number of 4 KiB pages whatever a row's size, so that the parts of
 # a pass can be mapped back to back (orchestrator/mapping.py).
 PART_SIZE_UNIT = 4096
+MAX_PARTS = 100_000  # of a pass; a part's name has five digits
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -81,6 +82,10 @@ class Identity:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            kind = {"int": int, "str": str}.get(str(field.type))
+            if kind and type(getattr(self, field.name)) is not kind:
+                raise ValueError(f"identity.{field.name}: not of type {field.type}")
         # A detached, normalised copy: what the caller does to its dicts later changes no key.
         for name in ("options", "views"):
             text = canonical_json(getattr(self, name), where=f"identity.{name}")
@@ -101,6 +106,11 @@ class Identity:
             )
         if self.num_samples < 1:
             raise ValueError(f"identity.num_samples: {self.num_samples}; a split holds at least 1")
+        if self.num_parts > MAX_PARTS:
+            raise ValueError(
+                f"identity.part_size: {self.part_size} makes {self.num_parts} parts of "
+                f"{self.num_samples} samples, and {MAX_PARTS} are the most; set it higher"
+            )
         self.to_json()
 
     def to_json(self) -> str:

@@ -14,6 +14,7 @@ from orchestrator.identity import canonical_json
 from orchestrator.preparation import PreparedTeacher, facts, method_recordings
 from orchestrator.probe_tables import settled
 from orchestrator.recording import Recording
+from orchestrator.run_checkpoints import next_epoch_of
 from orchestrator.runs import RunFolder
 from orchestrator.students import StudentJob, TeacherFacts
 
@@ -73,13 +74,12 @@ def student_jobs(
 
 
 def next_epoch(job: StudentJob) -> int:
-    """The epoch that a run goes on with: 0 for one that never ended an epoch."""
-    import torch
+    """The epoch that a run goes on with: 0 for one that never ended an epoch.
 
+    Raises StudentError naming a checkpoint that is none.
+    """
     path = RunFolder(job.folder).checkpoint("last")
-    if not path.is_file():
-        return 0
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["start_epoch"])
+    return next_epoch_of(path) if path.is_file() else 0
 
 
 def _digest(

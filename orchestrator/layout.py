@@ -22,6 +22,7 @@ from orchestrator.identity import KEY_LENGTH, Identity
 IDENTITY_FILE = "identity.json"
 REMOVED_PREFIX = ".removed-"
 MAX_PASSES = 100_000  # five digits
+_MAX_IDENTITY_BYTES = 1 << 20
 
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 _PASS = re.compile(r"pass-(\d{5})", re.ASCII)
@@ -106,14 +107,32 @@ def read_identity(root: Path, key: str) -> Identity | None:
     path = root / key / IDENTITY_FILE
     if not is_key(key) or not path.exists():
         return None
-    return parse_identity(path.read_bytes(), where=str(path))
+    refuse_links(root, path)
+    with path.open("rb") as file:
+        return parse_identity(file.read(_MAX_IDENTITY_BYTES + 1), where=str(path))
+
+
+def refuse_links(root: Path, path: Path, *names: str) -> None:
+    """Raise StoreError where ``path``, below ``root``, leads over a link, or one of its ``names``.
+
+    ``root`` itself may be one: whoever named it knows where it leads.
+    """
+    inner = [path, *path.parents]
+    for found in (*inner[: inner.index(root)], *(path / name for name in names)):
+        if found.is_symlink():
+            raise StoreError(
+                f"{found}: is a link, and none is followed in a store; put what it leads to in its "
+                "place, or delete it"
+            )
 
 
 def parse_identity(content: bytes, *, where: str) -> Identity:
     """An ``identity.json``. Raises StoreError naming ``where`` unless it is one."""
     try:
+        if len(content) > _MAX_IDENTITY_BYTES:
+            raise ValueError(f"it has more than {_MAX_IDENTITY_BYTES:,} bytes")
         return Identity.from_json(content.decode())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise StoreError(
             f"{where}: holds no identity ({error}); delete this file: it is written anew by the "
             "next recording"

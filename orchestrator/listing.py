@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ _KEY_SHOWN = 10  # digits: more than --remove needs
 _DATA = "data and views"
 _FOLDED = (_DATA, "signal")  # columns that give way on a narrow terminal
 _NONE = "–"
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 def default_root() -> Path:
@@ -145,4 +147,5 @@ def _table(headings: Sequence[str]) -> Table:
 def _add(table: Table, *cells: str) -> None:
     from rich.text import Text
 
-    table.add_row(*(Text(cell) for cell in cells))  # as they are: a name may look like markup
+    # As they are, for a name may look like markup; but a stranger's may hold a terminal's commands.
+    table.add_row(*(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", cell)) for cell in cells))

@@ -9,9 +9,11 @@ write the same parts, and each part is put whole.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -19,12 +21,16 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, final
 
+from orchestrator.layout import StoreError
 from orchestrator.remote import Remote, RemoteError
 
 LOCK_FILE = "recording.lock"
 LEASE_FILE = "recording.lease"
 LEASE_S = 60.0  # of a lease that is not renewed any more
 RENEWALS = 4  # in the time of a lease
+_FARTHEST_S = 3600.0  # no clock is so wrong that a lease lasts longer
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ESPIPE, errno.ENXIO)  # a link, a folder, a pipe
+_HOST = re.compile(r"[\w.:-]{1,253}", re.ASCII)
 
 
 class Lock(Protocol):
@@ -55,6 +61,7 @@ class RecordingLock:
 
     The kernel holds it, and lets go when the process ends in whatever way; so a lock file that
     lies about locks nothing. Used as ``with RecordingLock(store.path): …``, or by ``acquire``.
+    All methods but ``release`` raise StoreError where the lock file is no file: a link, a pipe.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +73,7 @@ class RecordingLock:
         if self._descriptor is not None:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = self._open(os.O_CREAT)
         if not _try_lock(descriptor, fcntl.LOCK_EX) or not self._is_current(descriptor):
             os.close(descriptor)
             return False
@@ -85,7 +92,7 @@ class RecordingLock:
         """Who holds the lock, as ``process 4711 on host node3``; None if nobody does."""
         if not self.path.exists():
             return None
-        descriptor = os.open(self.path, os.O_RDWR)
+        descriptor = self._open()
         try:
             if _try_lock(descriptor, fcntl.LOCK_SH):
                 return None
@@ -101,6 +108,23 @@ class RecordingLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def _open(self, flags: int = 0) -> int:
+        # What a link leads to would be written over.
+        descriptor = -1
+        try:
+            flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self.path, flags, 0o666)
+            os.lseek(descriptor, 0, os.SEEK_END)  # fails for a pipe
+        except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            if error.errno not in _NO_FILE:
+                raise
+            raise StoreError(
+                f"{self.path}: cannot be a lock ({error.strerror}); delete it"
+            ) from error
+        return descriptor
 
     def _is_current(self, descriptor: int) -> bool:
         """False where the folder was removed between opening the file and locking it."""
@@ -197,22 +221,25 @@ def parsed(text: str) -> dict[str, Any]:
     """A lease's fields; none where it is none."""
     try:
         values: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return cast("dict[str, Any]", values) if isinstance(values, dict) else {}
 
 
 def _described(owner: str) -> str:
     values = parsed(owner)
-    if "pid" in values and "host" in values:
-        return f"process {values['pid']} on host {values['host']}"
+    pid, host = values.get("pid"), values.get("host")
+    if isinstance(pid, int) and isinstance(host, str) and _HOST.fullmatch(host):
+        return f"process {pid} on host {host}"
     return "another process"
 
 
 def expires_s(lease: dict[str, Any]) -> float:
     """Seconds since the epoch; long ago for what is no lease, as a writer that died may leave."""
     found = lease.get("expires_s")
-    return found if isinstance(found, float) else 0.0
+    if isinstance(found, float) and found < time.time() + _FARTHEST_S:
+        return found
+    return 0.0
 
 
 def _busy(place: str, holder: str | None) -> BlockingIOError:

@@ -35,7 +35,7 @@ from orchestrator.layout import (
     tree_bytes,
 )
 from orchestrator.locks import LeaseLock, Lock
-from orchestrator.parts import verify_part
+from orchestrator.parts import crc32_of, verify_part
 from orchestrator.places import LocalPlace, Place, damaged_name
 from orchestrator.remote import Remote, open_remote
 
@@ -140,7 +140,8 @@ class Mirror:
 
     def quarantine(self, path: Path) -> str:
         name = self._name(path)
-        aside = damaged_name(name, self.remote.read(name) or b"")
+        with self._locked(fcntl.LOCK_SH) as drafts, self._draft(path, drafts) as draft:
+            aside = damaged_name(name, crc32_of(draft))
         self.remote.move(name, aside)
         path.unlink(missing_ok=True)
         return aside.rpartition("/")[2]

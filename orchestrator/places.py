@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, final
 
-import numpy as np
-
-from orchestrator.consumers import Consumers, LocalConsumers
+from orchestrator.consumers import CONSUMERS, Consumers, LocalConsumers
 from orchestrator.identity import Identity
 from orchestrator.layout import (
     FileInfo,
@@ -19,9 +16,11 @@ from orchestrator.layout import (
     parts_in,
     passes_in,
     read_identity,
+    refuse_links,
     remove_tree,
 )
-from orchestrator.locks import Lock, RecordingLock
+from orchestrator.locks import LOCK_FILE, Lock, RecordingLock
+from orchestrator.parts import crc32_of
 
 
 class Place(Protocol):
@@ -94,7 +93,11 @@ class Place(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class LocalPlace:
-    """A folder that every node of the cluster sees, used as it is."""
+    """A folder that every node of the cluster sees, used as it is.
+
+    Below ``root`` no link is followed, so that a store that was copied from elsewhere can neither
+    show files outside it nor have them overwritten: methods raise StoreError naming the link.
+    """
 
     root: Path
     is_local: ClassVar[bool] = True
@@ -114,35 +117,42 @@ class LocalPlace:
     def identity(self, key: str) -> Identity | None:
         return read_identity(self.root, key)
 
-    def publishing(self, path: Path) -> AbstractContextManager[None]:  # noqa: ARG002
+    def publishing(self, path: Path) -> AbstractContextManager[None]:
+        refuse_links(self.root, path)
         return nullcontext()
 
     def publish_small(self, path: Path) -> None: ...
 
-    def opening(self, folder: Path, names: Sequence[str]) -> AbstractContextManager[None]:  # noqa: ARG002
+    def opening(self, folder: Path, names: Sequence[str]) -> AbstractContextManager[None]:
+        refuse_links(self.root, folder, *names)
         return nullcontext()
 
     @contextmanager
     def original(self, path: Path) -> Generator[Path]:
+        refuse_links(self.root, path)
         yield path
 
     def quarantine(self, path: Path) -> str:
-        aside = damaged_name(path.name, np.fromfile(path, np.uint8).data)
+        refuse_links(self.root, path)
+        aside = damaged_name(path.name, crc32_of(path))
         path.replace(path.with_name(aside))
         return aside
 
     def remove(self, folder: Path) -> None:
+        refuse_links(self.root, folder)
         remove_tree(folder)
 
     def forget_deleted(self, column: Path) -> None: ...
 
     def lock(self, key: str) -> Lock:
+        refuse_links(self.root, self.root / key / LOCK_FILE)
         return RecordingLock(self.root / key)
 
     def consumers(self, key: str) -> Consumers:
+        refuse_links(self.root, self.root / key / CONSUMERS)
         return LocalConsumers(self.root / key)
 
 
-def damaged_name(name: str, content: bytes | memoryview) -> str:
+def damaged_name(name: str, crc32: int) -> str:
     """``part-00007.arrow.damaged-1a2b3c4d``: the same damage has the same name."""
-    return f"{name}.damaged-{zlib.crc32(content):08x}"
+    return f"{name}.damaged-{crc32:08x}"

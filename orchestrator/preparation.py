@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 
@@ -266,19 +266,26 @@ def method_recordings(
 
 def filed_accuracy(teacher: PreparedTeacher, data: Data) -> float | None:
     """A teacher's test accuracy, if it was measured on this data before."""
-    path = _accuracy_path(teacher)
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text()).get(data.test.fingerprint)
+    return _filed(_accuracy_path(teacher)).get(data.test.fingerprint)
 
 
 def file_accuracy(teacher: PreparedTeacher, data: Data, accuracy: float) -> None:
     """Keep a teacher's test accuracy beside its records, by the test split's fingerprint."""
     path = _accuracy_path(teacher)
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    text = json.dumps(known | {data.test.fingerprint: accuracy}) + "\n"
+    text = json.dumps(_filed(path) | {data.test.fingerprint: accuracy}) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda draft: draft.write_text(text))
+
+
+def _filed(path: Path) -> dict[str, float]:
+    """Accuracies by test split; none of a file that holds something else: they are found anew."""
+    try:
+        with path.open("rb") as file:
+            values: object = json.loads(file.read(1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    found = cast("dict[str, object]", values) if isinstance(values, dict) else {}
+    return {name: v for name, v in found.items() if isinstance(v, float) and 0 <= v <= 1}
 
 
 def _accuracy_path(teacher: PreparedTeacher) -> Path:

@@ -23,6 +23,7 @@ from typing import Any, final
 
 from orchestrator.layout import FileInfo
 
+MAX_SMALL_BYTES = 1 << 20  # of a file that is read whole: a lease, an identity
 LISTING_S = 1.0  # for so long a listing is believed; who waits for parts asks again after it
 # A put is atomic there: an object is replaced whole, or not at all.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss"})
@@ -95,11 +96,11 @@ class Remote:
             return listing
         with self._explained(folder, "list"):
             found = self._fs.find(self._at(folder), detail=True)
-        skipped = len(self._path) + 1
-        listing = {
-            str(name)[skipped:]: FileInfo(int(info["size"]), _changed_s(info))
-            for name, info in found.items()
-        }
+            skipped = len(self._path) + 1
+            listing = {
+                str(name)[skipped:]: FileInfo(int(info["size"]), _changed_s(info))
+                for name, info in found.items()
+            }
         with self._lock:
             self._listings[folder] = now, listing
         return listing
@@ -130,12 +131,21 @@ class Remote:
         self._forget_listings()
 
     def read(self, name: str) -> bytes | None:
-        """A small file's content; None if there is no such file."""
+        """A small file's content; None if there is no such file.
+
+        Raises RemoteError, too, for one of more than ``MAX_SMALL_BYTES``, which is none of ours.
+        """
         try:
             with self._explained(name, "read"):
-                return bytes(self._fs.cat_file(self._at(name)))
+                found = self._fs.cat_file(self._at(name), start=0, end=MAX_SMALL_BYTES + 1)
         except FileNotFoundError:
             return None
+        if len(found) > MAX_SMALL_BYTES:
+            raise RemoteError(
+                f"{self.url_of(name)}: has more than {MAX_SMALL_BYTES:,} bytes, so it is none of "
+                "ours; delete it"
+            )
+        return bytes(found)
 
     def write(self, name: str, content: bytes) -> None:
         """Put a small file."""
@@ -224,6 +234,8 @@ class Remote:
 def _known_protocol(url: str) -> str:
     import fsspec
 
+    if "::" in url:  # fsspec would open one location through others, and run their templates
+        raise ValueError(f"'{url}': '::' chains locations; name one, as in s3://bucket/prefix")
     protocol = url.split("://", 1)[0]
     known = sorted(fsspec.available_protocols())
     if protocol not in known:

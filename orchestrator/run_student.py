@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, final
@@ -20,6 +19,7 @@ from distill.parallel import Workers
 from distill.signals import LossReport, SignalSource
 from distill.weight_tables import WeightTable
 from orchestrator.blueprints import blueprint_of, keep_blueprint
+from orchestrator.run_checkpoints import PROGRESS, restore, write_checkpoint
 from orchestrator.runs import RunFolder
 from orchestrator.sources import CachedSource, LocalSource, NoSource, ServedSource
 from orchestrator.students import EpochEvent, Event, StartEvent, StudentJob
@@ -173,12 +173,10 @@ class _Filing:
 
     def _resume(self) -> None:
         path = self.folder.checkpoint("last")
-        if not path.is_file():
-            return
-        state = torch.load(path, map_location=self.task.device, weights_only=True)
-        self.learner.load_state_dict(state["learner"])
-        for name in ("start_epoch", "best_epoch", "best", "seconds", "seconds_waiting"):
-            setattr(self, name, state[name])
+        if path.is_file():
+            progress = restore(path, self.learner, device=self.task.device)
+            for name, value in progress.items():
+                setattr(self, name, value)
 
     def on_step(self, step: int, report: LossReport, *, lr: float) -> None:
         if self.is_writer:
@@ -209,19 +207,9 @@ class _Filing:
 
     def _save(self, learner: Learner, names: list[str]) -> None:
         """``last`` is written last: it alone says that the epoch is done."""
-        state = {
-            name: getattr(self, name)
-            for name in ("start_epoch", "best_epoch", "best", "seconds", "seconds_waiting")
-        } | {"learner": learner.state_dict()}
+        state = {name: getattr(self, name) for name in PROGRESS} | {"learner": learner.state_dict()}
         for name in names:
-            path = self.folder.checkpoint(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".tmp")
-            with beside.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
+            write_checkpoint(self.folder.checkpoint(name), state)
 
     def finish(self) -> None:
         """Report test accuracy, once: of the last weights and of those best on validation."""
@@ -229,9 +217,7 @@ class _Filing:
         parameters = _count(self.learner.inference_model())
         best = last
         if self.best_epoch != self.task.schedule.epochs - 1:
-            path = self.folder.checkpoint("best")
-            state = torch.load(path, map_location=self.task.device, weights_only=True)
-            self.learner.load_state_dict(state["learner"])
+            restore(self.folder.checkpoint("best"), self.learner, device=self.task.device)
             best = self._test()
         if not self.is_writer:
             return

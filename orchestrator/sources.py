@@ -79,8 +79,10 @@ class CachedSource:
         return TeacherSignals(
             {
                 teacher: {
-                    spec: torch.from_numpy(codec.decode(self._open[teacher, spec][indices]))
-                    for spec, (_, codec) in columns.items()
+                    spec: torch.from_numpy(
+                        _decoded(column, codec, self._open[teacher, spec][indices])
+                    )
+                    for spec, (column, codec) in columns.items()
                 }
                 for teacher, columns in self._columns.items()
             }
@@ -173,6 +175,16 @@ class ServedSource:
 
 def _key(batch: Batch) -> tuple[int, bytes]:
     return batch.pass_index, batch.indices.tobytes()
+
+
+def _decoded(column: Column, codec: Codec, rows: np.ndarray) -> np.ndarray:
+    try:
+        return codec.decode(rows)
+    except IndexError as error:  # rows that no recorder of ours wrote: a class beyond the last
+        raise StoreError(
+            f"{column.path}: holds rows that '{codec.name}' cannot have written ({error}); delete "
+            "the folder, and `python distill/run.py cache` records it anew"
+        ) from error
 
 
 def _tensor(codec: Codec, rows: np.ndarray) -> torch.Tensor:

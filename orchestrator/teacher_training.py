@@ -10,6 +10,7 @@ from distill.config import AUTO, Experiment, Network, Teacher
 from distill.datasets import Data, cache_root, load_data
 from distill.methods import config_class
 from orchestrator.identity import canonical_json
+from orchestrator.run_checkpoints import student_state
 from orchestrator.runs import RunFolder
 from orchestrator.students import Event, StudentJob, train_students
 
@@ -99,8 +100,6 @@ def train_teachers(
 
 def _file(path: Path, job: StudentJob, data: Data) -> None:
     """The last weights, as safetensors; written last, so its presence means trained."""
-    import torch
-
     from distill.models import build_model
     from distill.models.checkpoints import save_weights
 
@@ -111,10 +110,7 @@ def _file(path: Path, job: StudentJob, data: Data) -> None:
         image_size=data.train.images.shape[-1],
         options=job.experiment.student.options,
     )
-    state = torch.load(
-        RunFolder(job.folder).checkpoint("last"), map_location="cpu", weights_only=True
-    )
-    student = state["learner"]["student"]
+    student = student_state(RunFolder(job.folder).checkpoint("last"))
     network.load_state_dict(
         {name.removeprefix("network."): value for name, value in student.items()}
     )

@@ -6,6 +6,8 @@ Legend: N samples, c channels, h height, w width; images are square.
 from __future__ import annotations
 
 import difflib
+import io
+import math
 import zipfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,11 @@ from distill.datasets.cache import Part, Source, stamp_files, whole
 from distill.datasets.config import DataConfig, DataInfo
 
 _MEMBERS = ("train_images", "train_labels", "test_images", "test_labels")
+_HEADER_BYTES = 1 << 16  # of a member's header; numpy's own take 128
+_MAX_CLASSES = 100_000
+# An archive that unpacks to so many bytes, and so many times its size, is taken for a bomb. Real
+# images rarely shrink to a tenth.
+_MAX_UNPACKED, _MAX_RATIO = 1 << 28, 100
 
 
 def describe(config: DataConfig) -> DataInfo:
@@ -62,10 +69,10 @@ def _read(file: Path) -> Mapping[str, Part]:
     with _opened(file), np.load(file, allow_pickle=False) as content:
         for part in ("train", "test"):
             shape = _image_shape(file, part)
-            images = content[f"{part}_images"]
+            images = content[f"{part}_images.npy"]
             if images.ndim == 4 and images.shape != shape:
                 images = images.transpose(0, 3, 1, 2)
-            parts[part] = whole(images.reshape(shape), content[f"{part}_labels"])
+            parts[part] = whole(images.reshape(shape), content[f"{part}_labels.npy"])
     return parts
 
 
@@ -83,9 +90,12 @@ def _file(config: DataConfig) -> Path:
 def _opened(file: Path) -> Generator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # a damaged or hostile archive may fail in any way
+        if isinstance(error, ValueError) and str(error).startswith("data.file: "):
+            raise
+        reason = str(error) or type(error).__name__
         raise ValueError(
-            f"data.file: '{file}' is not a whole .npz ({error}); write it with numpy.savez"
+            f"data.file: '{file}' is not a whole .npz ({reason}); write it with numpy.savez"
         ) from error
 
 
@@ -98,10 +108,27 @@ def _header(file: Path, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
                 f"data.file: '{file}' has no {member}; it holds {', '.join(held)}, "
                 f"and needs {', '.join(_MEMBERS)}"
             )
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > max(_MAX_UNPACKED, _MAX_RATIO * file.stat().st_size):
+            raise ValueError(
+                f"data.file: '{file}' unpacks to {unpacked:,} bytes, more than {_MAX_RATIO} times "
+                "its size; if it is what you expect, write it anew with numpy.savez"
+            )
         with archive.open(f"{member}.npy") as stream:
-            version = npy.read_magic(stream)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read(stream)
+            head = io.BytesIO(stream.read(_HEADER_BYTES))
+        size = archive.getinfo(f"{member}.npy").file_size
+    try:
+        version = npy.read_magic(head)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(head)
+    except Exception as error:  # a damaged or hostile header may fail in any way
+        raise ValueError(f"data.file: '{file}': {member} is no array of numpy's") from error
+    # numpy makes room for what a header says before it reads the rest.
+    if not dtype.hasobject and head.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(
+            f"data.file: '{file}': {member} is said to be {dtype} {list(shape)}, and has "
+            f"{size:,} bytes; write it anew with numpy.savez"
+        )
     return shape, dtype
 
 
@@ -132,7 +159,7 @@ def _small(file: Path, content: Mapping[str, NDArray[Any]], member: str) -> NDAr
         raise ValueError(
             f"data.file: '{file}': {member} holds Python objects; store integers or text"
         )
-    return content[member]
+    return content[f"{member}.npy"]  # not what bears the bare name
 
 
 def _class_names(file: Path, content: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
@@ -141,7 +168,13 @@ def _class_names(file: Path, content: Mapping[str, NDArray[Any]]) -> tuple[str, 
         labels = _small(file, content, "train_labels")
         if labels.dtype.kind not in "iu" or not labels.size:
             raise ValueError(f"data.file: '{file}': train_labels is not a list of integers")
-        return tuple(str(label) for label in range(int(labels.max()) + 1))
+        num_classes = int(labels.max()) + 1
+        if num_classes > _MAX_CLASSES:
+            raise ValueError(
+                f"data.file: '{file}': train_labels holds {num_classes - 1}, and there are at most "
+                f"{_MAX_CLASSES:,} classes; number them from 0"
+            )
+        return tuple(str(label) for label in range(num_classes))
     names = _small(file, content, "class_names")
     if names.dtype.kind != "U" or names.ndim != 1:
         raise ValueError(f"data.file: '{file}': class_names is not a list of text")

@@ -1,26 +1,29 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from torchvision's folder layout.
 
-The files are Python pickles, and a pickle can run any program; these are read by an unpickler that
-knows numpy arrays and nothing else.
+The files are Python pickles, and a pickle can run any program; these are read as data, of which
+numpy's arrays are a part (distill/plain_pickle.py).
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, TypeGuard, cast, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill.datasets.cache import Part, Source, stamp_files
 from distill.datasets.config import DataConfig, DataInfo, download_root
+from distill.plain_pickle import StandIn, is_list_of, read_plain
 
 _IMAGE = (3, 32, 32)
+_MAX_BYTES = 1 << 28  # of a file; the largest, CIFAR-100's train, has 155 MB
+_MAX_ARRAYS = 8  # in a file; the authors' have one
+_NUMBERS = re.compile(r"[biu][1248]")
 
 
 @final
@@ -71,14 +74,14 @@ def open_source(config: DataConfig) -> Source:
     if config.download and _missing(config):
         _download(config)
     folder = _find(config)
-    names = np.asarray(read_pickle(folder / layout.meta).get(layout.names))
-    if names.shape != (layout.num_classes,) or names.dtype.kind != "U":
+    names = read_pickle(folder / layout.meta).get(layout.names)
+    if not is_list_of(names, str) or len(names) != layout.num_classes:
         raise ValueError(
             f"'{folder / layout.meta}' does not name {layout.num_classes} classes; fetch it again"
         )
     return Source(
         kind=config.name,
-        class_names=tuple(names.tolist()),
+        class_names=tuple(names),
         stamp=stamp_files([folder / file for file in layout.files]),
         read=partial(_read, folder, layout),
     )
@@ -90,43 +93,81 @@ def read_pickle(file: Path) -> dict[str, Any]:
     Raises ValueError for a damaged file and for one that asks for anything beyond numpy arrays.
     """
     try:
-        content = _Unpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle may fail in any way
+        if file.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+        read = read_plain(file.read_bytes(), _KNOWN)
+        if read.unknown:
+            raise ValueError(f"it asks for {read.unknown[0]}, which is not data")
+        if not isinstance(read.value, dict):
+            raise ValueError("no dict")
+        return _with_arrays(cast(dict[object, object], read.value))
+    except Exception as error:  # a damaged or hostile file may fail in any way
         raise ValueError(f"'{file}' is not a CIFAR batch ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{file}' is not a CIFAR batch (no dict); fetch it again")
-    items = cast(dict[str | bytes, Any], content).items()
-    return {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in items}
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """Stands for ``codecs.encode``, with which Python 3 writes bytes for Python 2 to read."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding '{encoding}'")
-    return text.encode("latin1")
+def _with_arrays(items: Mapping[object, object]) -> dict[str, Any]:
+    if sum(isinstance(value, _Array) for value in items.values()) > _MAX_ARRAYS:
+        raise ValueError(f"it holds more than {_MAX_ARRAYS} arrays")
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else str(key): (
+            value.array() if isinstance(value, _Array) else value
+        )
+        for key, value in items.items()
+    }
 
 
 @final
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str, /) -> Callable[..., Any]:
-        name = f"{module_name}.{global_name}"
-        if name in ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"):
-            return _reconstruct
-        known: dict[str, Callable[..., Any]] = {
-            "numpy.ndarray": np.ndarray,
-            "numpy.dtype": np.dtype,
-            "_codecs.encode": _latin1,
-        }
-        if name not in known:
-            raise pickle.UnpicklingError(f"it asks for {name}, which is not data")
-        return known[name]
+class _DType(StandIn):
+    """Stands for numpy's type of whole numbers."""
+
+    def __init__(self, name: object, *_rest: object) -> None:
+        self.name, self.order = str(name), "|"
+
+    def restore(self, state: object) -> None:
+        self.order = str(cast("tuple[object, ...]", state)[1])
+
+    def dtype(self) -> np.dtype[Any]:
+        if not _NUMBERS.fullmatch(self.name) or self.order not in ("|", "<", ">", "="):
+            raise ValueError(f"it holds an array of '{self.order}{self.name}', not whole numbers")
+        return np.dtype(self.order + self.name)
 
 
-def _reconstruct(kind: Any, shape: Any, dtype: Any) -> NDArray[Any]:
-    """An empty array whose state the pickle sets next: what numpy's own function does."""
-    if kind is not np.ndarray:
-        raise pickle.UnpicklingError(f"{kind} is not an array")
-    return np.ndarray.__new__(np.ndarray, shape, dtype)
+@final
+class _Array(StandIn):
+    """Stands for numpy's array, made from the bytes that its file really has."""
+
+    def __init__(self, *_empty: object) -> None:
+        self.state: object = ()
+
+    def restore(self, state: object) -> None:
+        self.state = state
+
+    def array(self) -> NDArray[Any]:
+        _, shape, dtype, by_columns, raw = cast("tuple[object, ...]", self.state)
+        if not isinstance(dtype, _DType):
+            raise ValueError("it holds an array of no type")
+        # Python 2 wrote bytes as text, and so does Python 3 in the old protocol.
+        content = raw.encode("latin1") if isinstance(raw, str) else cast(bytes, raw)
+        array = np.frombuffer(content, dtype.dtype())
+        return array.reshape(cast("tuple[int, ...]", shape), order="F" if by_columns else "C")
+
+
+def _ndarray() -> None:
+    """Stands for the class, which is only ever handed to ``_Array``."""
+
+
+def _encode(text: object, _encoding: object) -> object:
+    """Stands for ``codecs.encode``; the text is encoded where it is used, and once."""
+    return text
+
+
+_KNOWN = {
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy._core.multiarray._reconstruct": _Array,
+    "numpy.ndarray": _ndarray,
+    "numpy.dtype": _DType,
+    "_codecs.encode": _encode,
+}
 
 
 def _read(folder: Path, layout: _Layout) -> Mapping[str, Part]:
@@ -145,17 +186,27 @@ def _chunks(files: Sequence[Path], layout: _Layout) -> Iterator[NDArray[np.uint8
 
 def _batch(file: Path, layout: _Layout) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     content = read_pickle(file)
-    images = np.asarray(content.get("data"))
-    labels = np.asarray(content.get(layout.labels))
-    if images.dtype != np.uint8 or images.shape[1:] != (3072,):
+    images, labels = content.get("data"), content.get(layout.labels)
+    if is_list_of(labels, int):
+        labels = np.asarray(labels)
+    if not _is_array(images) or images.dtype != np.uint8 or images.shape[1:] != (3072,):
         raise ValueError(f"'{file}': data is not uint8 [N, 3072]; fetch it again")
-    valid = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if not valid or labels.min(initial=0) < 0 or labels.max(initial=0) >= layout.num_classes:
+    if (
+        not _is_array(labels)
+        or labels.dtype.kind not in "iu"
+        or labels.shape != images.shape[:1]
+        or labels.min(initial=0) < 0
+        or labels.max(initial=0) >= layout.num_classes
+    ):
         raise ValueError(
             f"'{file}': {layout.labels} is not one label in 0..{layout.num_classes - 1} for "
             f"each of {len(images)} images; fetch it again"
         )
     return images, labels.astype(np.int64)
+
+
+def _is_array(value: object) -> TypeGuard[NDArray[Any]]:
+    return isinstance(value, np.ndarray)
 
 
 def _missing(config: DataConfig) -> list[Path]:

@@ -39,6 +39,7 @@ MINI = "fashion_mnist_mini.npz"
 _INFO = DataInfo(num_classes=10, in_channels=1, image_size=28)
 _PREFIXES = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTES = 8  # IDX's code of the type
+_MAX_BYTES = 1 << 26  # of an unpacked file; the largest has 47 MB
 
 
 def describe(config: DataConfig) -> DataInfo:
@@ -86,9 +87,12 @@ def read_folder(folder: Path) -> Mapping[str, Part]:
 def read_idx(file: Path) -> NDArray[np.uint8]:
     """The array of an IDX file of unsigned bytes, gzipped or not. Raises ValueError if damaged."""
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"'{file}' is damaged ({error}); fetch it again") from error
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"'{file}' unpacks to more than {_MAX_BYTES:,} bytes; fetch it again")
     num_dimensions = content[3] if len(content) >= 4 else 0
     start = 4 + 4 * num_dimensions
     if content[:3] != bytes([0, 0, _UNSIGNED_BYTES]) or not num_dimensions or len(content) < start:

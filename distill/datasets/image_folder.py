@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,14 @@ from numpy.typing import NDArray
 from distill.datasets.cache import Part, Source, stamp_files
 from distill.datasets.config import DataConfig, DataInfo
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+# Those of SUFFIXES, and what often bears their names. Pillow's other readers stay out: some run
+# programs (EPS runs Ghostscript).
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF")
+_MAX_PIXELS = 89_478_485  # of an image, Pillow's own bound: 256 MiB of RGB
 _CHUNK = 64  # images decoded by a few threads, then written together
 
 
@@ -56,14 +64,25 @@ def decode(file: Path, *, size: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with Image.open(file, formats=_FORMATS) as opened:
+            if opened.width * opened.height > _MAX_PIXELS:
+                raise ValueError(f"{opened.width} × {opened.height} pixels are too many")
+            return _fitted(opened.convert("RGB"), size)
+    except Exception as error:  # a damaged or hostile image may fail in any way
+        reason = str(error) or type(error).__name__
         raise ValueError(
-            f"data.root: cannot read image '{file}' ({error}); repair or remove it"
+            f"data.root: cannot read image '{file}' ({reason}); repair or remove it"
         ) from error
+
+
+def _fitted(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The middle of an image whose shorter side is resized to ``size``."""
+    from PIL import Image
+
     shorter = min(image.size)
     width, height = (side * size // shorter for side in image.size)
+    if width * height > _MAX_PIXELS:  # a line of a thousand pixels becomes a large picture
+        raise ValueError(f"its sides, {image.width} and {image.height} pixels, differ too much")
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     cropped = image.crop((left, top, left + size, top + size))
@@ -149,7 +168,11 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(folder) if _is_image(entry))
+    entries = [entry for entry in os.scandir(folder) if _is_image(entry)]
+    for entry in entries:
+        if not entry.is_file():  # a pipe would never end
+            raise ValueError(f"data.root: '{entry.path}' is no file; repair or remove it")
+    return sorted(Path(entry.path) for entry in entries)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

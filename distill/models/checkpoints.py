@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from distill.models.inspection import PARALLEL_PREFIX, WRAPPERS, inspect_checkpo
 
 _COUNTER = "num_batches_tracked"  # of BatchNorm; older checkpoints lack it
 _NUM_LISTED = 4
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # in what torch says of a pickle that it refuses
 
 
 def load_weights(model: TappedModel, path: Path) -> None:
@@ -120,17 +120,25 @@ def _read(path: Path) -> dict[str, Tensor]:
         if header.format == "safetensors":
             loaded: object = load_safetensors(path.read_bytes())
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+            with path.open("rb") as file:  # of a path, torch would believe the suffix
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file may fail in any way
         fix = "it must hold tensors only; save the state dict alone"
-        raise ValueError(f"checkpoint '{path}' cannot be loaded: {reason}; {fix}") from error
+        raise ValueError(f"checkpoint '{path}' cannot be loaded: {why(error)}; {fix}") from error
     state = unwrap(loaded)
     tensors = {name: item for name, item in (state or {}).items() if isinstance(item, Tensor)}
     if not tensors:
         keys = ", ".join(f"'{key}'" for key in WRAPPERS)
         raise ValueError(f"checkpoint '{path}' holds no state dict, neither bare nor under {keys}")
     return {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def why(error: Exception) -> str:
+    """What is wrong with a file of tensors, on one line, from what its reader raised."""
+    if asked := _GLOBAL.search(str(error)):
+        return f"it asks for {asked[1]}, which is not data"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _class_mismatch(

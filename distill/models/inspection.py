@@ -6,11 +6,8 @@ archive with a pickle of the tensors' shapes; older ones are a bare pickle after
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,12 +15,22 @@ from pathlib import Path
 from typing import Literal, cast, final
 
 from distill.models.catalog import find
+from distill.plain_pickle import read_plain
 
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+# The format allows ten times as much. As Python's objects JSON takes up to 25 times its bytes, and
+# the header of a network of 1,000 tensors has a tenth of a megabyte.
+_MAX_HEADER_BYTES = 10_000_000
+_MAX_PICKLE_BYTES = 16_000_000  # of a torch.save file, without the tensors
+_MAX_DIMENSIONS = 64  # torch's own limit
+_MAX_SIZE = 1 << 63
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+_STORAGE_BYTES = {
+    "Bool": 1, "Byte": 1, "Char": 1, "Short": 2, "Int": 4, "Long": 8, "Half": 2, "BFloat16": 2,
+    "Float": 4, "Double": 8, "ComplexFloat": 8, "ComplexDouble": 16, "Untyped": 1,
 }  # fmt: skip
 WRAPPERS = ("model", "state_dict", "net")  # keys under which checkpoints keep the state
 PARALLEL_PREFIX = "module."  # what DataParallel puts before each name
@@ -86,7 +93,7 @@ def _read_safetensors(path: Path) -> dict[str, Shape]:
         text = file.read(length)
     try:
         return _shapes_of(json.loads(text), num_bytes=size - 8 - length)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"checkpoint '{path}' is damaged or cut short: {error}") from error
 
 
@@ -98,7 +105,7 @@ def _shapes_of(header: dict[str, dict[str, object]], *, num_bytes: int) -> dict[
             continue
         shape = tuple(cast("list[int]", entry["shape"]))
         begin, end = cast("list[int]", entry["data_offsets"])
-        if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
+        if not _is_shape((*shape, begin, end)):
             raise ValueError(f"'{name}' has no valid shape and offsets")
         bits = _BITS.get(str(entry["dtype"]))
         if bits is not None and prod(shape) * bits != (end - begin) * 8:
@@ -114,30 +121,61 @@ def _shapes_of(header: dict[str, dict[str, object]], *, num_bytes: int) -> dict[
     return {name: shape for _, _, name, shape in entries}
 
 
+def _is_shape(numbers: object) -> bool:
+    """Whether these can be sizes: whole numbers that fit, and not so many that a product hangs."""
+    if not isinstance(numbers, tuple):
+        return False
+    sizes = cast("tuple[object, ...]", numbers)
+    whole = all(type(size) is int and 0 <= size < _MAX_SIZE for size in sizes)
+    return whole and len(sizes) <= _MAX_DIMENSIONS
+
+
+@final
+class _RefusedError(Exception):
+    """What is wrong with a checkpoint; whoever knows its name adds it."""
+
+
 def _read_torch(path: Path) -> dict[str, Shape] | None:
     try:
         with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if not pickles:
-                raise ValueError(f"'{path}' is a zip archive but not a checkpoint of torch.save")
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"checkpoint '{path}' is damaged: wrong checksum in '{damaged}'")
-            content = archive.read(pickles[0])
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"checkpoint '{path}' is damaged or cut short: {error}") from error
-    return _pickled_shapes(content)
+            return _shapes_in(archive, num_bytes=path.stat().st_size)
+    except _RefusedError as error:
+        raise ValueError(f"checkpoint '{path}' {error}") from error
+    except Exception as error:  # a damaged or hostile archive may fail in any way
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"checkpoint '{path}' is damaged or cut short: {reason}") from error
+
+
+def _shapes_in(archive: zipfile.ZipFile, *, num_bytes: int) -> dict[str, Shape] | None:
+    """The tensors of a torch.save archive, once it is known to unpack to no more than it is."""
+    members = archive.infolist()
+    described = [member for member in members if member.filename.endswith("/data.pkl")]
+    if len(described) != 1:
+        raise _RefusedError("is a zip archive, but not one of torch.save")
+    # torch.save never compresses; torch.load would unpack a bomb.
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise _RefusedError("is compressed; save it anew with torch.save")
+    root = described[0].filename.removesuffix("data.pkl")
+    # torch looks names up without regard to case.
+    sizes = {member.filename.removeprefix(root).lower(): member.file_size for member in members}
+    if len(sizes) < len(members) or sum(sizes.values()) > num_bytes:
+        raise _RefusedError("is damaged: it holds more than there is in it")
+    if described[0].file_size > _MAX_PICKLE_BYTES:
+        raise _RefusedError(f"is no state dict: it has {described[0].file_size:,} bytes of pickle")
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise _RefusedError(f"is damaged: wrong checksum in '{damaged}'")
+    return _pickled_shapes(archive.read(described[0]), sizes)
 
 
 @final
 class _Shape:
     """Stands for a tensor while its pickle is read."""
 
-    def __init__(self, _storage: object, _offset: int, shape: Shape, *_rest: object) -> None:
-        self.shape = shape
-
-    def __setstate__(self, _state: object) -> None:
-        """A tensor's attributes do not matter here."""
+    def __init__(self, _storage: object, _offset: object, shape: object, *_rest: object) -> None:
+        if not _is_shape(shape):
+            raise ValueError("it holds a tensor without a valid shape")
+        self.shape = cast(Shape, shape)
 
 
 def _parameter(data: object, *_rest: object) -> object:
@@ -145,32 +183,58 @@ def _parameter(data: object, *_rest: object) -> object:
 
 
 @final
-class _ShapeReader(pickle.Unpickler):
-    """Reads tensors as their shapes and makes nothing else: no code of the file is run."""
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """Stands for the class of a tensor's numbers."""
 
-    def find_class(self, module_name: str, global_name: str, /) -> object:
-        name = f"{module_name}.{global_name}"
-        if name == "collections.OrderedDict":
-            return OrderedDict
-        if name == "torch._utils._rebuild_tensor_v2":
-            return _Shape
-        if name == "torch._utils._rebuild_parameter":
-            return _parameter
-        if module_name in ("torch", "torch.storage") and global_name.endswith("Storage"):
-            return global_name
-        raise pickle.UnpicklingError(f"{name} is not part of a plain state dict")
-
-    def persistent_load(self, pid: object, /) -> object:
-        return pid
+    num_bytes: int  # of one number
 
 
-def _pickled_shapes(content: bytes) -> dict[str, Shape] | None:
+def _dict() -> object:
+    return {}
+
+
+def _bytes(*_: object) -> object:
+    raise ValueError("it makes bytes of a number's length")
+
+
+_KNOWN = {
+    "collections.OrderedDict": _dict,
+    "builtins.bytearray": _bytes,
+    "torch._utils._rebuild_tensor_v2": _Shape,
+    "torch._utils._rebuild_parameter": _parameter,
+    **{
+        f"{module}.{name}Storage": _Storage(num_bytes)
+        for name, num_bytes in _STORAGE_BYTES.items()
+        for module in ("torch", "torch.storage")
+    },
+}
+
+
+def _pickled_shapes(content: bytes, sizes: Mapping[str, int]) -> dict[str, Shape] | None:
+    """The tensors' shapes; None where the pickle holds more than tensors, which torch then judges.
+
+    ``sizes`` are the bytes of the archive's members. Raises _RefusedError for what is no pickle
+    of data, and for tensors that say to be larger than they are: torch would read past their end.
+    """
+
+    def check_storage(name: object) -> None:
+        _, kind, key, _, count, *_ = cast("tuple[object, ...]", name)
+        held = sizes.get(f"data/{key}".lower(), -1)
+        if not _is_shape((count,)):
+            raise ValueError(f"tensor '{key}' has no valid size")
+        if isinstance(kind, _Storage) and cast(int, count) * kind.num_bytes > held:
+            raise ValueError(f"tensor '{key}' is said to be larger than it is")
+
     try:
-        loaded = _ShapeReader(io.BytesIO(content)).load()
-    except Exception:
-        # What else a checkpoint may hold (an optimiser's state, arguments) is torch's to judge.
+        loaded = read_plain(content, _KNOWN, persistent=check_storage)
+    except ValueError as error:
+        raise _RefusedError(
+            f"is no plain state dict: {error}; save the state dict alone"
+        ) from error
+    if loaded.unknown:
         return None
-    state = unwrap(loaded)
+    state = unwrap(loaded.value)
     if state is None:
         return None
     return _strip({name: item.shape for name, item in state.items() if isinstance(item, _Shape)})
@@ -180,9 +244,8 @@ def unwrap(loaded: object) -> Mapping[str, object] | None:
     """The state inside a checkpoint's dict, or the dict itself; None if there is neither."""
     if not isinstance(loaded, Mapping):
         return None
-    mapping = cast("Mapping[str, object]", loaded)
-    for key in WRAPPERS:
-        inner = mapping.get(key)
-        if isinstance(inner, Mapping):
-            return cast("Mapping[str, object]", inner)
-    return mapping
+    mapping = cast("Mapping[object, object]", loaded)
+    inner = (mapping.get(key) for key in WRAPPERS)
+    state = next((found for found in inner if isinstance(found, Mapping)), mapping)
+    items = cast("Mapping[object, object]", state).items()
+    return {name: value for name, value in items if isinstance(name, str)}
