@@ -21,11 +21,11 @@ from orchestrator.drawing import (
     Style,
     clean,
     is_log_like,
-    name_points,
     new_figure,
     styles,
 )
 from orchestrator.plots import shown_runs
+from orchestrator.point_names import name_points
 from orchestrator.text_tables import scaled
 
 if TYPE_CHECKING:
@@ -158,4 +158,4 @@ def _name(axes: Axes, panel: _Panel, chosen: Mapping[str, Style]) -> None:
         for label, (x, y) in panel.students.items()
     ]
     front = _steps(pareto_front(list(panel.students.values())), right=axes.get_xlim()[1])
-    name_points(axes, points, colors, bars=[*bars, *itertools.pairwise(front)])
+    name_points(axes, points, colors, lines=[*bars, *itertools.pairwise(front)])

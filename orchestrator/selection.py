@@ -26,7 +26,7 @@ _OUTCOME = (
     *("epochs", "test_accuracy", "test_accuracy_best", "best_epoch", "validation_accuracy"),
     "parameters",
 )
-_NAMED = 3  # runs that a note names; of the others it gives the number
+_NAMED = 3  # runs or experiments; of more, the number is given
 
 
 @final
@@ -93,7 +93,8 @@ def select(folders: Sequence[Path]) -> Selection:
         notes += _left_out_trials(trials)
         notes += _unfinished([row for row in kept if not row["finished"]])
         kept = [row for row in kept if row["finished"]]
-    title = ", ".join(dict.fromkeys(row["experiment"] for row in kept))
+    names = list(dict.fromkeys(row["experiment"] for row in kept))
+    title = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} experiments"
     return Selection(_table(kept), of_trials, title, _beside(kept or rows), tuple(notes))
 
 

@@ -76,6 +76,16 @@ def test_sixteen_methods_are_all_named_and_no_name_covers_another(many: pd.DataF
         assert covering(figure) == []
 
 
+def test_long_names_in_a_crowd_cover_bars_before_they_cover_names(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for i in range(MOST):
+        place = {"seconds": 320 + draw.gauss(0, 5), "experiment": f"experiment{i % 3}"}
+        for seed, noise in enumerate((-0.01, 0.01)):
+            accuracy = 0.83 + draw.gauss(0, 0.004) + noise
+            make_run(tmp_path, "amtml", seed, accuracy=accuracy, digest=f"{i:08x}", **place)
+    assert covering(draw_cost(index(find_runs(tmp_path)))) == []
+
+
 def test_a_picture_is_a_png_of_its_own_size(many: pd.DataFrame, tmp_path: Path) -> None:
     save(draw_comparison(many), tmp_path / "plot.png")
     head = (tmp_path / "plot.png").read_bytes()[:24]
