@@ -3,7 +3,9 @@
 ``python -m benchmarks.signals [--quick] [--json FILE]`` trains whole epochs with the engine's own
 ``fit``, one thread (a worker of one CPU), the same batches in every variant:
 
-- ``cached``: from the store, which is opened anew for every epoch, as a new pass would be;
+- ``cached``: from the store, which is opened anew for every epoch, as a new pass would be; its
+  files are read before the clock starts, for the system may have dropped them from memory since the
+  last round, and the others' signals are in memory;
 - ``free``: every batch's tensors made and kept in RAM before the clock starts;
 - ``local``: teachers in the training process, run for every batch;
 - ``served``: live actors answer, a few batches ahead;
@@ -11,7 +13,8 @@
 
 Features are a 128x7x7 float16 map of each teacher, regressed on by FitNet's hint loss beside KD.
 Ratios are of images a second, for epochs of ``local`` and ``served`` are shorter than the others:
-they take long. With --quick all are short, and the records are drawn numbers.
+they take long. With --quick all are short, and the records are drawn numbers. With --only features
+nothing but the feature maps' ratio is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -163,7 +165,14 @@ def variant(
 
 def cached(bench: Bench, method: MethodConfig) -> Variant:
     """From the store. The source maps a pass when its first batch is asked for."""
-    return variant(bench, method, partial(CachedSource, bench.recordings))
+
+    def open_source() -> SignalSource:
+        for recording in bench.recordings:
+            for file in Path(recording.root, recording.key).rglob("*.arrow"):
+                file.read_bytes()
+        return CachedSource(bench.recordings)
+
+    return variant(bench, method, open_source)
 
 
 def free(bench: Bench, method: MethodConfig) -> Variant:
@@ -209,21 +218,33 @@ def measure(
 
     An epoch has ``num_samples``, and ``num_live`` where teachers answer while it runs.
     """
-    kd, hint = KDConfig(), HintConfig()
+    kd = KDConfig()
     live = logits.shortened(num_live)
-    logits, features = logits.shortened(num_samples), features.shortened(num_samples)
+    logits = logits.shortened(num_samples)
     few = logits.first(FEW)
     variants = {"none": variant(few, CEConfig(), NoSource), "free_logits": free(few, kd)}
     for count in NUM_TEACHERS:
         variants[f"cached_k{count}"] = cached(logits.first(count), kd)
         variants[f"local_k{count}"] = local(live.first(count), kd)
-    variants["free_features"] = free(features, hint)
-    variants["cached_features"] = cached(features, hint)
+    variants |= feature_variants(features.shortened(num_samples))
     variants["served"] = served(live.first(FEW), kd, fleet)
+    rounds, cpu_rounds = train(variants, num_rounds=num_rounds, warm_up=num_samples is not None)
+    return summarise(rounds, cpu_rounds)
+
+
+def feature_variants(features: Bench) -> dict[str, Variant]:
+    hint = HintConfig()
+    return {"free_features": free(features, hint), "cached_features": cached(features, hint)}
+
+
+def train(
+    variants: Mapping[str, Variant], *, num_rounds: int, warm_up: bool
+) -> tuple[Rounds, Rounds]:
+    """Images a second, and the training thread's CPU seconds, of every variant's epochs."""
     epochs = {name: variant.epoch for name, variant in variants.items()}
     # A whole epoch needs no warm-up: its first steps are few.
-    rounds = interleaved(epochs, num_rounds=num_rounds, warm_up=num_samples is not None)
-    return summarise(rounds, {name: v.cpu_s[-num_rounds:] for name, v in variants.items()})
+    rounds = interleaved(epochs, num_rounds=num_rounds, warm_up=warm_up)
+    return rounds, {name: v.cpu_s[-num_rounds:] for name, v in variants.items()}
 
 
 def summarise(rounds: Rounds, cpu_rounds: Rounds) -> Results:
@@ -231,12 +252,8 @@ def summarise(rounds: Rounds, cpu_rounds: Rounds) -> Results:
     results = Results()
     for name in rounds:
         results.add(f"{name}_images_per_s", median(rounds, name), "median")
-    for kind, ours in (("logits", f"cached_k{FEW}"), ("features", "cached_features")):
-        ratio = median_ratio(rounds, f"free_{kind}", ours)
-        results.add(f"epoch_over_free_{kind}", ratio, f"time, {FEW} teachers")
-        ratio = median_ratio(cpu_rounds, ours, f"free_{kind}")
-        note = "the training thread's CPU time: other processes count less"
-        results.add(f"epoch_over_free_{kind}_cpu", ratio, note)
+    add_over_free(results, rounds, cpu_rounds, "logits", f"cached_k{FEW}")
+    add_over_free(results, rounds, cpu_rounds, "features", "cached_features")
     for count in NUM_TEACHERS:
         ratio = median_ratio(rounds, f"cached_k{count}", f"local_k{count}")
         results.add(f"local_over_cached_k{count}", ratio, "time")
@@ -252,6 +269,24 @@ def summarise(rounds: Rounds, cpu_rounds: Rounds) -> Results:
     return results
 
 
+def add_over_free(
+    results: Results, rounds: Rounds, cpu_rounds: Rounds, kind: str, ours: str
+) -> None:
+    ratio = median_ratio(rounds, f"free_{kind}", ours)
+    results.add(f"epoch_over_free_{kind}", ratio, f"time, {FEW} teachers")
+    ratio = median_ratio(cpu_rounds, ours, f"free_{kind}")
+    note = "the training thread's CPU time: other processes count less"
+    results.add(f"epoch_over_free_{kind}_cpu", ratio, note)
+
+
+def measure_features(features: Bench, *, num_rounds: int) -> Results:
+    """The feature maps' ratio alone."""
+    results = Results()
+    rounds = train(feature_variants(features), num_rounds=num_rounds, warm_up=False)
+    add_over_free(results, *rounds, "features", "cached_features")
+    return results
+
+
 def record(bench: Bench, fleet: Fleet) -> None:
     """The first pass, by the teachers themselves."""
     Recorder(bench.servings, fleet, [0], Silent()).run()
@@ -260,30 +295,37 @@ def record(bench: Bench, fleet: Fleet) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
-    options = arguments(__doc__).parse_args(argv)
+    parser = arguments(__doc__)
+    parser.add_argument("--only", choices=("features",), help="measure no other ratio")
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()  # as every worker does
     data = QUICK_DATA if options.quick else FULL_DATA
+    num_rounds = 3 if options.quick else 5
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tutelage-")))
         logits = make_bench(folder / "logits", data, LOGIT_ARCHS, KDConfig())
         features = make_bench(folder / "features", data, FEATURE_ARCHS, HintConfig())
         stack.enter_context(ray_session())
         fleet = stack.enter_context(Fleet(logits.inputs))
-        for bench in (logits, features):
+        for bench in (features,) if options.only else (logits, features):
             if options.quick:
                 fill(bench)
             else:
                 record(bench, fleet)
-        results = measure(
-            logits,
-            features,
-            fleet,
-            num_rounds=3 if options.quick else 5,
-            num_samples=1536 if options.quick else None,
-            num_live=256 if options.quick else LIVE_SAMPLES,
-        )
-    report(f"A student's epoch on {data['name']}", results, targets=TARGETS, json_file=options.json)
+        if options.only:
+            results = measure_features(features, num_rounds=num_rounds)
+        else:
+            results = measure(
+                logits,
+                features,
+                fleet,
+                num_rounds=num_rounds,
+                num_samples=1536 if options.quick else None,
+                num_live=256 if options.quick else LIVE_SAMPLES,
+            )
+    targets = {name: target for name, target in TARGETS.items() if name in results.figures}
+    report(f"A student's epoch on {data['name']}", results, targets=targets, json_file=options.json)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _tune(options: argparse.Namespace) -> int:
     from orchestrator.sweeps import run_sweep
     from search_spaces import load_space
 
-    space = Space.of(options.space, load_space(options.space))
+    space = Space.of(Path(options.space).stem, load_space(options.space))
     plan = Plan(
         num_trials=options.trials,
         scheduler=options.scheduler,

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -118,7 +119,8 @@ class RunFolder:
         import pandas as pd
 
         path = self.path / "metrics.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+        # Read at once: a run that trains replaces the file meanwhile.
+        return pd.read_parquet(BytesIO(path.read_bytes())) if path.exists() else pd.DataFrame()
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Every epoch, counted from 0, with one of its metrics: NaN where it was not reported."""

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # default 15: students would yield to everything else
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES where no GPU is asked
     "RAY_COLOR_PREFIX": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables: a sweep shows its trials itself
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we write TensorBoard ourselves
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's relative paths mean the driver's
 }

@@ -230,13 +230,13 @@ def _scheduler(sweep: Sweep, plan: Plan) -> TrialScheduler | None:
         case "none":
             return None
         case "asha":
-            return ASHAScheduler(time_attr=EPOCH, max_t=epochs, grace_period=interval)
+            # It stops a trial that reports max_t, which has still to file its result.
+            return ASHAScheduler(time_attr=EPOCH, max_t=epochs + 1, grace_period=interval)
         case "pbt":
             return PopulationBasedTraining(
                 time_attr=EPOCH,
                 perturbation_interval=interval,
                 hyperparam_mutations=dict(sweep.space.domains),
-                seed=plan.search_seed,
             )
 
 

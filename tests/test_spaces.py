@@ -97,7 +97,7 @@ def test_methods_of_one_recording_join_in_one_experiment() -> None:
     ("plan", "said"),
     [
         ({"search": "grid"}, "optimizer.lr of space 'mine' are ranges"),
-        ({"scheduler": "pbt"}, "student.arch cannot be changed then"),
+        ({"scheduler": "pbt"}, "student.arch of space 'mine' cannot be changed then"),
         ({"resume": True}, "there is no sweep in"),
     ],
 )
