@@ -176,9 +176,8 @@ def _search(
             metric=plan.metric,
             mode="max",
             num_samples=size,
-            search_alg=_search_algorithm(plan, list(proposed.values())),
+            search_alg=_search_algorithm(plan, list(proposed.values()), room=room),
             scheduler=_scheduler(sweep, plan),
-            max_concurrent_trials=room,
             trial_name_creator=_names(list(proposed)),
             trial_dirname_creator=str,
             reuse_actors=not nested,  # a process's start takes longer than a short trial
@@ -210,15 +209,20 @@ def _names(numbers: Sequence[int]) -> Callable[[TuneTrial], str]:
     return name
 
 
-def _search_algorithm(plan: Plan, points: list[Mapping[str, Any]]) -> Searcher | SearchAlgorithm:
+def _search_algorithm(
+    plan: Plan, points: list[Mapping[str, Any]], *, room: int
+) -> Searcher | SearchAlgorithm:
+    """Proposes ``points`` first; no more than ``room`` trials run at a time."""
     first = [dict(point) for point in points]
     if plan.search == "optuna":
+        from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch
 
-        return OptunaSearch(seed=plan.search_seed, points_to_evaluate=first or None)
+        search = OptunaSearch(seed=plan.search_seed, points_to_evaluate=first or None)
+        return ConcurrencyLimiter(search, max_concurrent=room)
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    return BasicVariantGenerator(points_to_evaluate=first)
+    return BasicVariantGenerator(points_to_evaluate=first, max_concurrent=room)
 
 
 def _scheduler(sweep: Sweep, plan: Plan) -> TrialScheduler | None:

@@ -9,6 +9,7 @@ from ray import tune
 
 from distill.loading import ConfigError, load_experiment
 from distill.methods import method_names
+from distill.run import main
 from orchestrator.candidates import (
     Space,
     candidate,
@@ -107,3 +108,21 @@ def test_a_search_that_cannot_be_is_told(plan, said: str) -> None:
     )
     with pytest.raises(ConfigError, match=said):
         check_plan(DEMO, found, Plan(num_trials=2, **plan))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--space", "kdd"], "error: space: no shipped space 'kdd'"),
+        (["--space", "kd", "--trials", "0"], "error: --trials: 0 is too few"),
+        (["--space", "kd", "--seeds", "0"], "error: --seeds: 0 is too few"),
+        (["--space", "kd", "-s", "data.validation=0"], "error: data.validation: 0 leaves nothing"),
+        (["--space", "kd", "--search", "grid"], "error: --search grid: takes lists"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "demo", *options, "-s", f"output.root={tmp_path}"]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -16,7 +16,8 @@ from orchestrator.trial_files import Trial, read_trials
 from tests.fault_helpers import Commands, Run, descendants
 from tests.helpers import tiny, write_fashion, write_teacher
 
-pytestmark = pytest.mark.slow
+# A sweep starts Ray, and a process for every trial: twice of each here.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SPACE = "from ray import tune\nSPACE = {'method.temperature': tune.choice([1.0, 2.0, 4.0])}\n"
 EPOCHS = 25
@@ -50,8 +51,8 @@ def write_sweep(folder: Path, **changes) -> list[str]:
 
 
 def trials(folder: Path) -> dict[int, Trial]:
-    (sweep,) = folder.glob("runs/tiny/tune-*") if (folder / "runs").exists() else [folder]
-    return {trial.number: trial for trial in read_trials(sweep, "accuracy/validation")}
+    found = read_trials(folder / "runs" / "tiny" / "tune-mine", "accuracy/validation")
+    return {trial.number: trial for trial in found}
 
 
 def processes(run: Run, named: str) -> list[int]:
