@@ -40,7 +40,7 @@ _NUMBERS = (
 _VERSION_KEY, _VERSION = b"tutelage.index", b"1"
 _READ = ("config.yaml", "metrics.parquet", "result.json", "trial.json")
 _SIMPLE = 10_000  # characters: a resolved configuration has 3,000
-_DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
+DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
 _LOCK, _LOCK_S = ".index.lock", 10.0
 
 Row = dict[str, Any]
@@ -109,9 +109,9 @@ def _read(run: RunFolder) -> Row:
         result = run.result() or {}
         curve = run.curve(VALIDATION)
         note = Note.of(run)
-        config = flatten(_parsed((run.path / "config.yaml").read_text(encoding="utf-8")))
+        config = flatten(parse_config((run.path / "config.yaml").read_text(encoding="utf-8")))
         row: Row = {name: result.get(name) for name in RESULT_FIELDS}
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"runs: '{run.path}' cannot be read: {reason}; copy it once more, or delete it"
@@ -129,7 +129,8 @@ def _read(run: RunFolder) -> Row:
     return row | {"sweep": run.sweep} | run.identity
 
 
-def _parsed(text: str) -> Any:
+def parse_config(text: str) -> Any:
+    """What a run's ``config.yaml`` says. Raises one of DAMAGE."""
     # libyaml reads a configuration in 4 ms, Python's own parser in 60. But libyaml follows aliases
     # and brackets without end, and runs may be a stranger's.
     if len(text) <= _SIMPLE and "&" not in text:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from distill.loading import ConfigError
 from orchestrator.run_differences import Settings, run_names, settings_of
+from orchestrator.run_index import DAMAGE, parse_config
 from orchestrator.runs import RunFolder
 from orchestrator.tensorboard_summaries import (
     columns_summary,
@@ -96,13 +98,21 @@ class EventsView:
         return list(self._names.values())
 
     def _reading(self, path: Path, read: Callable[[Path], Any]) -> Any:
-        """What ``read`` makes of a file, once for each change of it; None where there is none."""
+        """What ``read`` makes of a file, once for each change of it; None where there is none.
+
+        Raises ConfigError for one that is damaged.
+        """
         try:
             changed_ns = path.stat().st_mtime_ns
             if self._read.get(path, (None,))[0] != changed_ns:
                 self._read[path] = changed_ns, read(path)
         except FileNotFoundError:
             return None
+        except DAMAGE as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"runs: '{path}' cannot be read: {reason}; copy it once more, or delete its run"
+            ) from None
         return self._read[path][1]
 
     def _row(self, run: Path) -> bytes:
@@ -162,9 +172,7 @@ def view_names(root: Path, runs: Mapping[Path, Settings]) -> dict[Path, str]:
 
 
 def _read_settings(path: Path) -> Settings:
-    import yaml
-
-    settings = settings_of(yaml.safe_load(path.read_text()))
+    settings = settings_of(parse_config(path.read_text(encoding="utf-8")))
     note = Note.of(RunFolder(path.parent))
     return settings | ({"trial": trial_name(note.number)} if note else {})
 

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
+from distill.loading import ConfigError
 from orchestrator.runs import RunFolder
 from orchestrator.tensorboard_folder import EventsView
 from orchestrator.tracking import RunTracker
@@ -99,6 +100,20 @@ def test_links_lead_to_the_files_that_runs_write(tmp_path: Path, view: EventsVie
     links = {path.resolve() for path in (tmp_path / "view" / "kd").iterdir() if path.is_symlink()}
     assert len(links) == 2
     assert links == set(run.glob("*tfevents*"))
+
+
+def test_a_run_whose_settings_change_while_it_trains_is_renamed(
+    tmp_path: Path, view: EventsView
+) -> None:
+    """As trials of population based training do."""
+    for temperature in (2, 8):
+        make_run(tmp_path / "runs", "kd", digest="d2", method__temperature=temperature)
+        view.refresh()
+        names = [f"kd temperature={temperature}", "kd temperature=4"]
+        assert folders(tmp_path / "view") == sorted(names)
+        infos = {info.name: info for info in columns(tmp_path / "view").hparam_infos}
+        domain = infos["method.temperature"].domain_interval
+        assert (domain.min_value, domain.max_value) == (min(4, temperature), max(4, temperature))
 
 
 def test_what_is_deleted_is_shown_no_more(tmp_path: Path, view: EventsView) -> None:
@@ -206,6 +221,14 @@ def test_charts_follow_what_runs_report(tmp_path: Path, view: EventsView) -> Non
     patterns = [pattern for category in after.values() for pattern in category]
     for tag in more:
         assert sum(re.match(pattern, tag) is not None for pattern in patterns) == 1
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.parquet"])
+def test_a_damaged_run_is_named(name: str, tmp_path: Path, view: EventsView) -> None:
+    file = tmp_path / "runs" / "tiny" / "kd-d1" / "seed-0" / name
+    file.write_text("[" * 20)
+    with pytest.raises(ConfigError, match=rf"runs: '{file}' cannot be read: .*; copy it once more"):
+        view.refresh()
 
 
 def test_what_has_not_changed_is_not_written_again(tmp_path: Path, view: EventsView) -> None:
