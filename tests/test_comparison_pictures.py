@@ -202,6 +202,14 @@ def test_trials_end_at_their_score_and_the_failed_apart(tmp_path: Path) -> None:
     assert len({line.get_color() for line in lines}) == 4
 
 
+def test_the_best_trial_is_one_that_finished(tmp_path: Path) -> None:
+    make_trial(tmp_path, 0, {"method.temperature": 1.0}, score=0.9, ended="stopped")
+    make_trial(tmp_path, 1, {"method.temperature": 2.0}, score=0.8)
+    (axes,) = draw_trials(index(find_runs(tmp_path))).axes
+    (best,) = [line for line in axes.lines if line.get_linewidth() > 3]
+    assert list(best.get_ydata()) == [1, 0]  # the higher temperature, the lower score
+
+
 def test_trials_of_many_settings_are_legible(tmp_path: Path) -> None:
     draw = random.Random(0)
     for number in range(40):

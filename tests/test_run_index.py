@@ -19,6 +19,9 @@ from orchestrator.runs import find_runs
 from orchestrator.trial_files import Note
 from tests.run_folders import CURVE, finish, make_run, make_runs, make_trial
 
+# Thirty lines that stand for 2**30 values.
+BOMB = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(30))
+
 
 def on_file(root: Path) -> dict[str, dict]:
     rows = pd.read_parquet(root / INDEX).to_dict("records")
@@ -77,9 +80,11 @@ def test_only_what_changed_is_read_again(tmp_path: Path) -> None:
     index(runs)
     doctor(tmp_path, 0.25)
     assert list(index(runs)["test_accuracy"][:2]) == [0.25, 0.25]
-    finish(runs[1], test_accuracy=0.75)
+    size = (runs[1].path / "result.json").stat().st_size
+    finish(runs[1], test_accuracy=0.8, test_accuracy_best=0.71)
+    assert (runs[1].path / "result.json").stat().st_size == size  # its time tells
     finish(runs[2], test_accuracy=0.65)
-    assert list(index(runs)["test_accuracy"]) == [0.25, 0.75, 0.65]
+    assert list(index(runs)["test_accuracy"]) == [0.25, 0.8, 0.65]
     assert on_file(tmp_path)["toy/at-d1/seed-0"]["test_accuracy"] == 0.65
 
 
@@ -161,7 +166,7 @@ def test_what_cannot_be_written_is_compared_all_the_same(tmp_path: Path) -> None
         ("config.yaml", "a: [1"),
         ("config.yaml", ""),
         ("config.yaml", "[" * 100_000),
-        ("config.yaml", "a: &a [1]\n" + "".join(f"a{i}: &a [*a,*a,*a,*a]\n" for i in range(20))),
+        ("config.yaml", BOMB),
         ("result.json", '{"a":' * 100_000),
         ("metrics.parquet", "PAR1"),
     ],

@@ -104,6 +104,7 @@ def test_runs_are_found_from_any_folder_and_nothing_else(tmp_path: Path) -> None
     runs = [make_run(tmp_path, "kd", seed) for seed in (0, 1)]
     (tmp_path / "toy" / "notes" / "seed-1").mkdir(parents=True)
     (tmp_path / "toy" / "notes" / "seed-1" / "config.yaml").write_text("a: 1")  # no METHOD-DIGEST
+    make_run(runs[0].path / "checkpoints", "kd", 9)  # what lies in a run is the run's own
     for folder in (tmp_path, tmp_path / "toy", tmp_path / "toy" / "kd-d1"):
         assert find_runs(folder) == runs
     assert find_runs(runs[1].path) == [runs[1]]
