@@ -121,10 +121,11 @@ def teacher_speed(serving: Serving, plan: InputPlan, *, seconds: float) -> float
     def answer(count: int) -> None:
         teacher.rows(np.arange(count), 0, serving.recording.signals)
 
-    few = min(_SMALL, most)
-    answer(few)
-    count = most if _seconds(lambda: answer(few)) * most / few < seconds / 3 else few
-    if count > few:
+    count = min(_SMALL, most)
+    answer(count)
+    # Few images at a time take longer each: as many as an actor's batch, unless that is too slow.
+    while count < most and 4 * _seconds(lambda count=count: answer(count)) < seconds / 2:
+        count = min(4 * count, most)
         answer(count)  # the first of its size is slower
     return count / _typical(lambda: answer(count), seconds=seconds)
 
