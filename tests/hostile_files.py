@@ -173,13 +173,15 @@ def _lying_stores(folder: Path) -> None:
     rows = np.zeros((4096, 20), np.uint8)
     forged_part(folder / "part-rows.arrow", rows, num_rows=HUGE)
     forged_part(folder / "part-shape.arrow", rows, shape=[HUGE] * 100)
-    for name, place in (("schema", 12), ("batch", None), ("footer", -10)):
-        content = bytearray(forged_part(folder / f"part-{name}.arrow", rows).read_bytes())
-        if place is None:  # after the schema's message
-            place = 16 + int.from_bytes(content[12:16], "little") + 4
-        start = place % len(content)
-        content[start : start + 4] = struct.pack("<i", (1 << 31) - 1)
+    whole = forged_part(folder / "part-footer.arrow", rows).read_bytes()
+    second = 16 + int.from_bytes(whole[12:16], "little")  # message, after the schema's
+    for name, place in (("schema", 12), ("batch", second + 4)):
+        content = bytearray(whole)
+        content[place : place + 4] = struct.pack("<i", (1 << 31) - 1)
         (folder / f"part-{name}.arrow").write_bytes(content)
+    length = int.from_bytes(whole[-10:-6], "little") + (1 << 20)
+    longer = whole[:-10] + bytes(1 << 20) + struct.pack("<i", length) + whole[-6:]
+    (folder / "part-footer.arrow").write_bytes(longer)
     for name, text in {
         "samples": json.dumps(json.loads(make_identity().to_json()) | {"num_samples": HUGE}),
         "nested": nested(200_000).decode(),

@@ -80,6 +80,13 @@ def test_a_strange_lease_binds_nobody(text: str, memory: str) -> None:
     lock.release()
 
 
+def test_an_empty_lease_at_s3_binds_nobody(url: str) -> None:
+    Remote(url).write("key/recording.lease", b"")
+    lock = LeaseLock(Remote(url), "key")
+    assert lock.acquire()
+    lock.release()
+
+
 def test_a_lease_of_a_gigabyte_is_not_read(memory: str) -> None:
     Remote(memory).write("key/recording.lease", bytes(MAX_SMALL_BYTES + 1))
     with pytest.raises(RemoteError, match=r"recording.lease: has more than .* delete it") as error:
