@@ -70,9 +70,9 @@ class Run:
             time.sleep(POLL_S)
         self.seen |= descendants(self.process.pid)
 
-    def end(self) -> int:
+    def end(self, *, limit_s: float = LIMIT_S) -> int:
         """Wait for the command's end and that of all it started; its exit status."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + limit_s
         while self.process.poll() is None:
             self.seen |= descendants(self.process.pid)
             assert time.monotonic() < deadline, f"does not end:\n{self.text}"
