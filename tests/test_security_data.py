@@ -64,7 +64,7 @@ def test_no_image_is_handed_to_a_reader_that_runs_programs(tmp_path: Path) -> No
     """Pillow reads EPS by running Ghostscript, whatever the file's name."""
     Image.fromarray(random_images(8, 8, 3)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"data\.root: cannot read image") as error:
+    with pytest.raises(ValueError, match=r"data\.root: .* \(cannot identify image") as error:
         decode(tmp_path / "a.png", size=8)
     one_line(error, tmp_path / "a.png")
 

@@ -87,11 +87,14 @@ def test_an_empty_lease_at_s3_binds_nobody(url: str) -> None:
     lock.release()
 
 
-def test_a_lease_of_a_gigabyte_is_not_read(memory: str) -> None:
-    Remote(memory).write("key/recording.lease", bytes(MAX_SMALL_BYTES + 1))
-    with pytest.raises(RemoteError, match=r"recording.lease: has more than .* delete it") as error:
-        LeaseLock(Remote(memory), "key").acquire()
-    one_line(error, Path("recording.lease"))
+def test_a_lease_of_a_terabyte_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "key" / "recording.lease"
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RemoteError, match=r"has more than 1,048,576 bytes, .* delete it") as error:
+        LeaseLock(Remote(f"file://{tmp_path}"), "key").acquire()
+    one_line(error, path)
 
 
 def test_who_holds_a_lease_is_said_in_plain_words(memory: str) -> None:
