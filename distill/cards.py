@@ -58,8 +58,8 @@ print(config["student"]["arch"], config["mean"], config["std"], len(weights))
 }
 _NOTES = {
     "onnx": "The graph normalises; class names are in its metadata.",
-    "torch": "The program normalises. Reading it needs PyTorch {torch} or newer and may run code "
-    "that it brings along: load it from whom you trust.",
+    "torch": "The program normalises. PyTorch {torch} wrote it; much older or newer ones may not "
+    "read it. Reading it may run code that it brings along: take it from whom you trust.",
     "safetensors": "These are tensors alone: without Tutelage, load them into a network of your "
     "own of the same shape, normalise by `mean` and `std` of `{config}`, or take another format. "
     "With Tutelage: `distill.export.load_model(FOLDER)`.",

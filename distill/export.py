@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, cast, final
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from distill.blueprint import Blueprint
@@ -68,12 +69,17 @@ def fresh_learner(blueprint: Blueprint, optimizer: Optimizer) -> Learner:
 def load_model(folder: Path | str) -> Logits:
     """The network of an export as safetensors: uint8 [B, c, h, w] to logits [B, C], on the CPU.
 
-    Raises ValueError or OSError naming the file that is missing or of another kind.
+    Raises ValueError naming the file that is damaged or of another network, or OSError.
     """
     blueprint = Blueprint.read(Path(folder) / CONFIG_FILE)
     student, method = blueprint.build()
     model = method.inference_model(student)
-    model.load_state_dict(load_file(Path(folder) / FILES["safetensors"]))
+    path = Path(folder) / FILES["safetensors"]
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"'{path}' does not fit its {CONFIG_FILE}: {reason}") from error
     return ready(model)
 
 
@@ -90,21 +96,28 @@ def write(model: Logits, blueprint: Blueprint, folder: Path, *, form: str) -> Pa
     # In each file, so that it can do without the card.
     notes = {name: json.dumps(value) for name, value in described(blueprint).items()}
     if form == "safetensors":
-        (folder / CONFIG_FILE).write_text(blueprint.model_dump_json(indent=2) + "\n")
-        state = {
-            name: value.contiguous().clone() for name, value in model.model.state_dict().items()
-        }
-        save_file(state, path, metadata={"format": "pt", **notes})
+        text = blueprint.model_dump_json(indent=2) + "\n"
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        state = {name: v.contiguous().clone() for name, v in model.model.state_dict().items()}
+        # Not save_file, whose files nobody else may read.
+        path.write_bytes(save(state, metadata={"format": "pt", **notes}))
         return path
     program = _traced(model, blueprint)
     if form == "torch":
         torch.export.save(program, path, extra_files=notes)
         return path
     converted = torch.onnx.export(
-        program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+        program,
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes={INPUT: {0: "batch"}},
+        verbose=False,
     )
     assert converted is not None
     converted.model.metadata_props.update(notes)
+    for node in converted.model.graph:  # a kilobyte each of what only the converter's authors read
+        node.metadata_props.clear()
     converted.save(path)
     return path
 

@@ -29,7 +29,7 @@ def blueprint_of(job: StudentJob, data: Data, *, num_workers: int) -> Blueprint:
 def keep_blueprint(run: RunFolder, blueprint: Blueprint) -> None:
     """Write it beside the run's checkpoints: what their networks are built from."""
     text = blueprint.model_dump_json(indent=2) + "\n"
-    write_atomically(run.path / MODEL_FILE, lambda draft: draft.write_text(text))
+    write_atomically(run.path / MODEL_FILE, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def _outlines(job: StudentJob) -> dict[str, TeacherOutline]:

@@ -130,7 +130,7 @@ def _fitting_data(run: RunFolder, experiment: Experiment, blueprint: Blueprint) 
     try:
         data = load_data(experiment.data)
     except ValueError as error:
-        raise ConfigError(f"{error}\n{where}") from None
+        raise ConfigError(f"{error}; {where}") from None
     size = blueprint.image_size
     found, wanted = data.test.images.shape[1:], (blueprint.in_channels, size, size)
     if found != wanted:

@@ -148,7 +148,9 @@ def _timed(export: Export, model: Logits) -> tuple[Latency, dict[str, TeacherCar
         )
         for name, teacher in blueprint.teachers.items()
     }
-    return Latency(times[""], NUM_TIMED, 1, 1, _processor(), torch.__version__), teachers
+    return Latency(
+        times[""], NUM_TIMED, 1, 1, _processor(), torch.__version__.partition("+")[0]
+    ), teachers
 
 
 def _validation_accuracy(run: RunFolder, *, epoch: int) -> float | None:

@@ -125,6 +125,7 @@ def test_a_blueprint_builds_what_training_builds(name: str, fashion: Path, tmp_p
     (tmp_path / "model.json").write_text(made.model_dump_json())
     again = Blueprint.read(tmp_path / "model.json")
     assert again == made
+    assert blueprint_of(job, data_of(job), num_workers=2).batch_size == made.batch_size // 2
     student, method = again.build()
     state = learner.state_dict()
     student.load_state_dict(state["student"])
@@ -222,6 +223,8 @@ def test_every_file_knows_its_classes_and_no_path_of_this_machine(
     names = card.interface["class_names"]
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     found = [session.get_modelmeta().custom_metadata_map["class_names"]]
+    assert [(x.name, x.shape[0]) for x in session.get_inputs()] == [("images", "batch")]
+    assert [(x.name, x.shape[0]) for x in session.get_outputs()] == [("logits", "batch")]
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         found.append(file.metadata()["class_names"])
     notes = {"class_names": ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from distill.export import (
     answer,
     largest_difference,
     latencies_ms,
+    load_model,
     ready,
     write,
 )
@@ -28,8 +30,7 @@ from tests.export_helpers import SIZE, blueprint
     [
         # The student's map of 5×5 is pooled to the teacher's of 3×3, which does not divide it.
         {"arch": "resnet8", "method": "simkd"},
-        {"arch": "shufflenetv2"},
-        {"arch": "torchvision/mobilenet_v3_small", "taps": ("features.3",)},
+        {"arch": "torchvision/resnet18", "taps": ("layer3",)},
         {"arch": "tests.residents:plain_network", "taps": ("1",), "method": "simkd"},
     ],
     ids=lambda made: made["arch"],
@@ -63,6 +64,20 @@ def test_a_file_that_disagrees_is_refused(tmp_path: Path) -> None:
             largest_difference(path, wrong, images, form="safetensors")
 
 
+def test_weights_of_another_network_are_not_loaded(tmp_path: Path) -> None:
+    small, large = blueprint("cnn_xs"), blueprint("cnn_s")
+    write(ready(small.build_student()), small, tmp_path, form="safetensors")
+    assert stat.S_IMODE((tmp_path / FILES["safetensors"]).stat().st_mode) & 0o040
+    (tmp_path / "config.json").write_text(large.model_dump_json())
+    with pytest.raises(
+        ValueError, match=r"model.safetensors' does not fit its config.json: .*stem"
+    ):
+        load_model(tmp_path)
+    (tmp_path / FILES["safetensors"]).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"model.safetensors' does not fit its config.json"):
+        load_model(tmp_path)
+
+
 def test_latencies_are_medians_of_the_passes_asked_for_on_one_thread() -> None:
     class Counted(nn.Module):
         calls: ClassVar[list[int]] = []
@@ -75,9 +90,12 @@ def test_latencies_are_medians_of_the_passes_asked_for_on_one_thread() -> None:
         def forward(self, _images: Tensor) -> Tensor:
             return torch.ones(512, 512) @ torch.ones(512, 512)
 
-    image = np.zeros((1, 1, 8, 8), np.uint8)
-    before = torch.get_num_threads()
-    times = latencies_ms({"idle": Counted(), "busy": Busy()}, image, num_passes=20)
+    image, before = np.zeros((1, 1, 8, 8), np.uint8), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        times = latencies_ms({"idle": Counted(), "busy": Busy()}, image, num_passes=20)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
     assert Counted.calls == [1] * (20 + 5)  # the first pass of each of five turns is not timed
     assert 0 < times["idle"] < times["busy"]
-    assert torch.get_num_threads() == before
