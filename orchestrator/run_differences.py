@@ -109,7 +109,16 @@ def run_names(runs: Mapping[str, Settings]) -> dict[str, str]:
     """
     paths = sorted(differing(runs.values()), key=_place)
     shown = {path: label for path, label in labels(paths).items() if path != METHOD}
-    names = {key: _name(run, shown) for key, run in runs.items()}
+    by_method: defaultdict[Scalar | None, list[Settings]] = defaultdict(list)
+    for run in runs.values():
+        by_method[run.get(METHOD)].append(run)
+    own = {method: differing(members) for method, members in by_method.items()}
+    names: dict[str, str] = {}
+    for key, run in runs.items():
+        told = own[run.get(METHOD)]
+        names[key] = _name(
+            run, {p: shown[p] for p in shown if p in told or not p.startswith("method.")}
+        )
     names = {k: name if len(name.encode()) <= _LONGEST_NAME else k for k, name in names.items()}
     count = Counter(names.values())
     return {key: name if count[name] == 1 else f"{name} {key}" for key, name in names.items()}

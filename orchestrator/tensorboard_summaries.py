@@ -32,8 +32,9 @@ METRICS = {
 # Charts side by side: a heading, the tags below it, and whether it begins open.
 _CATEGORIES = (
     ("Accuracy", r"accuracy/", True),
+    ("Teachers' weights", r"teacher_weight(/|_entropy$)", True),
     ("Losses, mean of each epoch", r"loss/", True),
-    ("Teachers' weights", r"(teacher|feature)_weight(/|_entropy$)", True),
+    ("Teachers' weights for features", r"feature_weight(/|_entropy$)", True),
     ("Teachers' drift", r"teacher_drift/", True),
     ("Of the method's own", r"(method|meta)/", False),
     ("Time", r"(seconds|wait|throughput)/", False),

@@ -12,9 +12,9 @@ from tests.board_helpers import board, chromium, look
 
 # The page, its picture, and how large it is.
 PAGES = (
-    ("hparams", "hparams.png", 1740, 700),
-    ("custom_scalars", "custom-scalars.png", 1430, 1330),
-    ("images", "images.png", 1430, 760),
+    ("hparams", "hparams.png", 1900, 640),
+    ("custom_scalars", "custom-scalars.png", 1430, 1480),
+    ("images", "images.png", 1430, 1330),
     ("scalars", "scalars.png", 1430, 860),
 )
 

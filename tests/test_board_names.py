@@ -31,11 +31,13 @@ def test_a_name_tells_the_method_then_what_differs_then_the_seed() -> None:
         settings("kd", method__temperature=4, seeds=[1]),
         settings("kd", method__temperature=2.5, seeds=[0]),
         settings("ce", seeds=[0]),
+        settings("ebkd", seeds=[0]),
     ) == [
         "kd temperature=4 lr=0.1 seed=0",
         "kd temperature=4 lr=0.05 seed=1",
         "kd temperature=2.5 lr=0.05 seed=0",
         "ce lr=0.05 seed=0",
+        "ebkd lr=0.05 seed=0",  # alone of its method, whose name says it all
     ]
 
 

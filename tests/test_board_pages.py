@@ -64,7 +64,7 @@ def test_the_table_shows_runs_settings_and_results(opened: Callable[[str], Page]
 def test_charts_of_all_runs_are_side_by_side(opened: Callable[[str], Page]) -> None:
     page = opened("custom_scalars")
     categories = texts(page, "tf-custom-scalar-dashboard .category-name")
-    assert categories[:3] == ["Accuracy", "Losses, mean of each epoch", "Teachers' weights"]
+    assert categories[:3] == ["Accuracy", "Teachers' weights", "Losses, mean of each epoch"]
     cards = page.locator("tf-custom-scalar-multi-line-chart-card")
     for tag, matches in (("accuracy/validation", 3), ("teacher_weight/a", 2)):
         card = cards.filter(has_text=tag)

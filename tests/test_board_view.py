@@ -214,10 +214,11 @@ def test_charts_follow_what_runs_report(tmp_path: Path, view: EventsView) -> Non
     before = charts(tmp_path / "view")
     assert list(before) == ["Accuracy", "Losses, mean of each epoch"]
     more = ROW | {"teacher_weight/a.b": 0.5, "teacher_weight_entropy": 0.1, "wait/signals_s": 0.0}
+    more["feature_weight/a"] = 0.5
     make_run(tmp_path / "runs", "ebkd", row=more)
     view.refresh()
     after = charts(tmp_path / "view")
-    assert list(after) == [*before, "Teachers' weights", "Time"]
+    assert set(after) == {*before, "Time", "Teachers' weights", "Teachers' weights for features"}
     patterns = [pattern for category in after.values() for pattern in category]
     for tag in more:
         assert sum(re.match(pattern, tag) is not None for pattern in patterns) == 1
