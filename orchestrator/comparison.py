@@ -126,8 +126,15 @@ def label_runs(runs: Sequence[Mapping[str, Any]], *, by: str = "method") -> list
     Runs of one method with two digests are two configurations; averaging them would be wrong.
     Raises ConfigError where ``by`` is no column.
     """
-    labels = values_of(runs, by)
-    for column in ("experiment", "method", "digest"):
+    return tell_apart(values_of(runs, by), runs, ("experiment", "method", "digest"))
+
+
+def tell_apart(
+    labels: Sequence[str], runs: Sequence[Mapping[str, Any]], columns: Iterable[str]
+) -> list[str]:
+    """The runs' labels; one that runs share which differ in a column takes its value along."""
+    labels = list(labels)
+    for column in columns:
         values: dict[str, set[str]] = defaultdict(set)
         for label, run in zip(labels, runs, strict=True):
             values[label].add(run[column])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,9 +40,10 @@ def report(experiment: Experiment, outcome: Outcome) -> None:
     console = Console()
     shown = comparison_table(table).as_rich(title=experiment.name, width=console.width)
     console.print(shown)
-    picture = _drawn(lambda: draw_comparison(table, title=experiment.name), folder / _PICTURE)
+    draw = partial(draw_comparison, table, title=experiment.name)
+    picture = _drawn(draw, folder / _PICTURE, label="plot:         ")
     _say(console, f"runs:         {folder}/")
-    _say(console, f"plot:         {picture}")
+    _say(console, picture)
     _say(console, f"TensorBoard:  tutelage board {folder}")
 
 
@@ -67,7 +69,7 @@ def compare_runs(folders: Sequence[Path], *, by: str | None, output: Path | None
         _say(console, note)
     _say(console, f"tables:   {folder / 'comparison.md'}, .csv, .parquet")
     for name, draw in _pictures(selection, by or "method").items():
-        _say(console, f"picture:  {_drawn(draw, folder / name)}")
+        _say(console, _drawn(draw, folder / name, label="picture:  "))
 
 
 def _tables(selection: Selection, by: str | None) -> tuple[pd.DataFrame, TextTable]:
@@ -90,17 +92,17 @@ def _pictures(selection: Selection, by: str) -> dict[str, Callable[[], Figure]]:
     table, title = selection.table, selection.title
     if not selection.of_trials:
         return {
-            _PICTURE: lambda: draw_comparison(table, by=by, title=title),
-            "cost.png": lambda: draw_cost(table, by=by, title=title),
-            "teacher_weights.png": lambda: draw_weights_over_epochs(table, by=by, title=title),
+            _PICTURE: partial(draw_comparison, table, by=by, title=title),
+            "cost.png": partial(draw_cost, table, by=by, title=title),
+            "teacher_weights.png": partial(draw_weights_over_epochs, table, by=by, title=title),
         }
     sweeps = {f"{run.experiment_folder.name}-{run.sweep}": rows for run, rows in _by_sweep(table)}
 
-    def drawing(name: str) -> Callable[[], Figure]:
-        return lambda: draw_trials(sweeps[name], title=name)
-
     return {
-        "trials.png" if len(sweeps) == 1 else f"trials-{name}.png": drawing(name) for name in sweeps
+        "trials.png" if len(sweeps) == 1 else f"trials-{name}.png": partial(
+            draw_trials, rows, title=name
+        )
+        for name, rows in sweeps.items()
     }
 
 
@@ -110,7 +112,7 @@ def _by_sweep(table: pd.DataFrame) -> list[tuple[RunFolder, pd.DataFrame]]:
     return [(RunFolder(Path(rows["path"].iloc[0])), rows) for rows in groups]
 
 
-def _drawn(draw: Callable[[], Figure], path: Path) -> str:
+def _drawn(draw: Callable[[], Figure], path: Path, *, label: str) -> str:
     """Where a picture was written; or that there is none, not an earlier one either, and why."""
     try:
         figure = draw()
@@ -118,7 +120,7 @@ def _drawn(draw: Callable[[], Figure], path: Path) -> str:
         path.unlink(missing_ok=True)
         return f"no {path.name}: {reason}"
     save(figure, path)
-    return str(path)
+    return f"{label}{path}"
 
 
 def _say(console: Console, text: str) -> None:

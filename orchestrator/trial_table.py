@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from orchestrator.comparison import label_runs, mean_and_std, rows_of, values_of
+from orchestrator.comparison import mean_and_std, rows_of, tell_apart, values_of
 from orchestrator.run_differences import labels
 from orchestrator.run_index import LAST_VALIDATION
 from orchestrator.text_tables import NONE, TextTable, percent, plain, seconds
@@ -104,7 +104,8 @@ def _labels(trials: Sequence[Scored], by: str | None) -> list[str]:
     rows = [trial.row for trial in trials]
     if by is not None:
         return values_of(rows, by)
-    return label_runs(rows, by="digest")  # and the experiment, where two sweeps share an id
+    names = [row["digest"] for row in rows]
+    return tell_apart(names, rows, ("sweep", "experiment", "method"))  # every sweep counts from 0
 
 
 def _order(row: Mapping[str, Any], *, by_state: bool) -> tuple[Any, ...]:

@@ -200,6 +200,19 @@ def test_a_sweep_is_compared_by_validation_accuracy(capsys: pytest.CaptureFixtur
     assert Path("runs/toy/tune-kd/comparison/trials.png").stat().st_size > 10_000
 
 
+def test_each_of_several_sweeps_has_its_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    for space in ("kd", "mine"):
+        for number, score in enumerate((0.7, 0.8)):
+            values = {"method.temperature": 1.0 + number}
+            make_trial(Path("runs"), number, values, score=score, space=space)
+    compared(capsys, "runs", "--output", "o")
+    assert {file.name for file in Path("o").glob("*.png")} == {
+        "trials-toy-tune-kd.png",
+        "trials-toy-tune-mine.png",
+    }
+    assert len(table_in(Path("o"))) == 4
+
+
 def test_a_folder_that_cannot_be_made_ends_it_with_status_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -217,6 +217,18 @@ def test_trials_are_ranked_by_validation_accuracy_and_the_failed_come_last(tmp_p
     assert table["reason"][3] == "loss is not finite"
 
 
+def test_trials_of_several_sweeps_stay_apart(tmp_path: Path) -> None:
+    for space in ("kd", "mine"):
+        make_trial(tmp_path, 0, {"method.temperature": 1.0}, score=0.7, space=space)
+    make_trial(tmp_path, 0, {"method.temperature": 1.0}, score=0.6, experiment="other")
+    table = compare_trials(index(find_runs(tmp_path)))
+    assert set(table["trial"]) == {
+        "000 · tune-kd · toy",
+        "000 · tune-kd · other",
+        "000 · tune-mine",
+    }
+
+
 def test_trials_can_be_grouped_by_what_was_tried(tmp_path: Path) -> None:
     for number, (temperature, weight) in enumerate([(1.0, 0.5), (1.0, 2.0), (4.0, 0.5)]):
         values = {"method.temperature": temperature, "method.kd_weight": weight}
