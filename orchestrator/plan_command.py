@@ -19,10 +19,12 @@ from orchestrator.forecast import Forecast
 from orchestrator.paper_jobs import forecast_job
 from orchestrator.plan_report import as_json, runs_table, scale_table, summary, teachers_table
 from orchestrator.preflight import check, check_data
-from orchestrator.text_tables import WIDE, TextTable
+from orchestrator.text_tables import TextTable
 
 if TYPE_CHECKING:
     from orchestrator.planning import Agenda
+
+_WIDTH = 120  # columns where the output is no terminal
 
 
 @final
@@ -111,7 +113,7 @@ def _print(request: Request, agenda: Agenda | None, found: list[tuple[int, Forec
     from rich.console import Console
 
     console = Console()
-    width = console.width if console.is_terminal else WIDE
+    width = console.width if console.is_terminal else _WIDTH
 
     def show(table: TextTable) -> None:
         Console(width=width).print(table.as_rich(width=width))

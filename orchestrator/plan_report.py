@@ -65,7 +65,7 @@ def teachers_table(agenda: Agenda, found: Forecast) -> TextTable:
         [*headings, "images/s", "alone"],
         [rows],
         "images/s: of one actor; alone: recording, were there no other teacher",
-        frozenset({"signals"}),
+        yielding=("signals", "found", "to write"),
     )
 
 
@@ -131,6 +131,7 @@ def scale_table(forecasts: Sequence[tuple[int, Forecast]], *, num_trials: int | 
         [*headings, "records", "network", "cost", "most of it"],
         [rows],
         "most of it: what the job would gain most from having more of",
+        yielding=("network", "records", "cost"),
     )
 
 
