@@ -16,8 +16,8 @@ import numpy as np
 from distill.config import Experiment
 from distill.loading import ConfigError
 from orchestrator.candidates import Space
+from orchestrator.run_differences import flatten
 from orchestrator.runs import write_atomically
-from orchestrator.tracking import flatten
 
 DEFAULT_TRIALS = 8
 Metric = Literal["accuracy/validation", "accuracy/validation_best"]
@@ -121,7 +121,13 @@ def _check_folder(base: Experiment, space: Space, plan: Plan) -> None:
         )
     if not plan.resume:
         return
-    there, here = flatten(json.loads(file.read_text())), flatten(_description(base, space, plan))
+    try:
+        there = flatten(json.loads(file.read_text()))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"--resume: {file} is damaged ({error}); begin another sweep by -s name=NAME"
+        ) from None
+    here = flatten(json.loads(json.dumps(_description(base, space, plan), default=str)))
     for path in sorted(there.keys() | here.keys()):
         if there.get(path) != here.get(path) and path not in _MAY_CHANGE:
             raise ConfigError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from distill.config import Experiment
 from orchestrator.runs import RunFolder, find_runs, write_atomically
+from orchestrator.students import StudentError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,9 +43,17 @@ class Note:
 
     @classmethod
     def of(cls, run: RunFolder) -> Note | None:
-        """What was noted of a run; None for one that is no trial."""
+        """What was noted of a run; None for one that is no trial. Raises StudentError."""
         file = run.path / _FILE
-        return cls(**json.loads(file.read_text())) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            note = cls(**json.loads(file.read_text()))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StudentError(
+                f"{file}: damaged ({error}); delete {run.path}, and the trial begins anew"
+            ) from None
+        return note
 
 
 @final
