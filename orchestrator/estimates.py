@@ -157,41 +157,58 @@ def estimate(load: Workload, site: Site) -> Estimate:
     record = recording(load.teachers, _beside(load, site), image_bytes=load.image_bytes)
     begin = 0.0 if load.side_by_side else record.seconds
     passes = _Passes(load, record)
-    clock, waited, fetched_s = begin + load.workers_s, 0.0, 0.0
-    runs: dict[str, float] = {}
-    mirrored = set[tuple[int, int]]()  # runs follow one another on the same nodes
+    training = _Training()
+    slow = max((_slowdown(load, run, site) for run in load.runs), default=1.0)
+    training.clock = _advance(begin, load.workers_s, until=passes.end, slow=slow)
     costs = dict(record.bounds) | {START: load.start_s + load.workers_s}
     for run in load.runs:
-        one = epoch(run, site, image_bytes=load.image_bytes)
-        started = clock
-        slow = _slowdown(load, run, site)
-        for index in run.epochs:
-            pass_index = index % load.num_passes
-            if run.row_bytes:
-                ready = passes.ready(pass_index, now=clock)
-                waited, clock = waited + max(0.0, ready - clock), max(clock, ready)
-                if (pass_index, run.row_bytes) not in mirrored:
-                    clock, fetched_s = clock + one.fetch_s, fetched_s + one.fetch_s
-                    if site.keeps(load.num_passes * run.pass_bytes):
-                        mirrored.add((pass_index, run.row_bytes))
-            clock = _advance(clock, one.seconds, until=passes.end, slow=slow)
-        clock += run.end_s
-        runs[run.title] = clock - started
-        for name, seconds in one.bounds.items():
+        training.train(run, load, site, passes)
+        for name, seconds in epoch(run, site, image_bytes=load.image_bytes).bounds.items():
             costs[name] = costs.get(name, 0.0) + seconds * len(run.epochs)
-    costs[MIRRORING] = fetched_s
+    costs[MIRRORING] = training.fetched_s
     before_s = sum(load.before_s.values())
-    total = load.start_s + before_s + max(clock, passes.end)
     return Estimate(
         start_s=load.start_s,
         before_s=before_s,
         recording_s=passes.end,
-        training_s=clock - begin,
-        waiting_s=waited,
-        total_s=total,
-        runs=runs,
+        training_s=training.clock - begin,
+        waiting_s=training.waited_s,
+        total_s=load.start_s + before_s + max(training.clock, passes.end),
+        runs=training.runs,
         costs=costs | dict(load.before_s),
     )
+
+
+@final
+class _Training:
+    """Runs one after the other on the same nodes, which keep the passes that they have copied."""
+
+    def __init__(self) -> None:
+        self.clock = self.waited_s = self.fetched_s = 0.0
+        self.runs: dict[str, float] = {}
+        self._mirrored = set[tuple[int, int]]()  # passes, by the bytes that are read of them
+
+    def train(self, run: RunLoad, load: Workload, site: Site, passes: _Passes) -> None:
+        """The epochs that are left of a run, and its test."""
+        began, slow = self.clock, _slowdown(load, run, site)
+        one = epoch(run, site, image_bytes=load.image_bytes)
+        for index in run.epochs:
+            if run.row_bytes:
+                self._open(index % load.num_passes, run, one, passes)
+                if not site.keeps(load.num_passes * run.pass_bytes):
+                    self._mirrored.clear()
+            self.clock = _advance(self.clock, one.seconds, until=passes.end, slow=slow)
+        self.clock += run.end_s
+        self.runs[run.title] = self.clock - began
+
+    def _open(self, pass_index: int, run: RunLoad, one: Epoch, passes: _Passes) -> None:
+        ready = passes.ready(pass_index, now=self.clock)
+        self.waited_s += max(0.0, ready - self.clock)
+        self.clock = max(self.clock, ready)
+        if (pass_index, run.row_bytes) not in self._mirrored:
+            self.clock += one.fetch_s
+            self.fetched_s += one.fetch_s
+            self._mirrored.add((pass_index, run.row_bytes))
 
 
 @final

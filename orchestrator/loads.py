@@ -22,12 +22,11 @@ from orchestrator.speed_probe import Speeds, StudentSpeed, key_of, num_threads
 from orchestrator.students import StudentJob
 from orchestrator.workload import Group, RunLoad, Site, TeacherLoad, Workload
 
-# Measured on two quiet cores with Ray 2.60. What starts processes is their imports, most of all.
-COMMAND_S = 4.0  # the command's own imports, and its data
-SESSION_S = 4.0  # Ray
-ACTORS_S = 5.0  # teachers' actors, all at once
-WORKERS_S = 9.0  # Ray Train's workers
-EPOCH_S = 0.25  # an epoch's report, checkpoint and events
+# Starting takes processes' imports, most of all: in units of what one fresh process takes, as found
+# on two cores with Ray 2.60.
+COMMAND, SESSION, WORKERS, END = 1.4, 1.3, 3.8, 1.2
+ACTORS = 1.7  # for as many at a time as there are cores
+EPOCH_S = 0.15  # an epoch's report, checkpoint and events
 
 
 @final
@@ -95,7 +94,9 @@ def workload_of(terms: Terms) -> Workload:
     students = Group("students", workers.count, workers.cpus, workers.gpus)
     cpus, gpus = terms.resources
     beside = fit_together((*actors, students), cpus=cpus, gpus=gpus)
-    with_group = workers.count > 0 and terms.spec is None
+    group_s = 0.0
+    if workers.count > 0 and terms.spec is None:
+        group_s = terms.speeds.process_s * WORKERS * max(1.0, workers.count / cpus)
     return Workload(
         teachers=tuple(_teacher_load(terms, r) for r in agenda.records if r.missing),
         runs=tuple(_run_load(terms, job, _student(terms, job)) for job in agenda.todo),
@@ -106,20 +107,23 @@ def workload_of(terms: Terms) -> Workload:
         store_bytes=sum(record.missing_bytes + record.found_bytes for record in agenda.records),
         ahead=experiment.signals.ahead if experiment.signals.retain == "window" else None,
         start_s=_start_s(terms),
-        workers_s=WORKERS_S if with_group and agenda.todo else 0.0,
-        before_s=_before(terms, workers_s=WORKERS_S if with_group else 0.0),
+        workers_s=group_s if agenda.todo else 0.0,
+        before_s=_before(terms, workers_s=group_s),
     )
 
 
 def _start_s(terms: Terms) -> float:
-    """Until teachers' actors stand, where any is needed."""
-    agenda = terms.agenda
+    """Until teachers' actors stand, where any is needed, and the command's own end."""
+    agenda, one = terms.agenda, terms.speeds.process_s
     if terms.spec is not None:
         return terms.figures.start_s
     if agenda.is_done:  # found out without Ray
-        return COMMAND_S
-    asks = agenda.unmeasured or any(record.missing for record in agenda.records)
-    return COMMAND_S + SESSION_S + (ACTORS_S if asks else 0.0)
+        return one * COMMAND
+    start = one * (COMMAND + SESSION + END)
+    if not agenda.unmeasured and not any(record.missing for record in agenda.records):
+        return start
+    actors = sum(t.serving.placement.num_actors for t in agenda.teachers)
+    return start + one * ACTORS * max(1.0, actors / terms.resources[0])
 
 
 def _teacher_load(terms: Terms, record: Records) -> TeacherLoad:

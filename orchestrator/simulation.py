@@ -189,7 +189,8 @@ class _World:
     def _students(self, after: simpy.Event | None) -> _Steps:
         if after is not None:
             yield after
-        yield self.world.timeout(self.load.workers_s)
+        units = max((run.units for run in self.load.runs), default=0.0)
+        yield self._work(self.load.workers_s, units)
         for run in self.load.runs:
             began = self.world.now
             for index in run.epochs:

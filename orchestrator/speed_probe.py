@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from distill.memory import keep_freed_memory
 from distill.signals import LossReport
 from distill.weight_tables import WeightTable
 from orchestrator.codecs import make_codec
-from orchestrator.parts import PartMetadata, verify_part, write_part
+from orchestrator.machine_probe import StoreSpeed, process_seconds, seconds_of, store_speed, typical
 from orchestrator.recording import Recording, Serving
 from orchestrator.remote import is_remote
 from orchestrator.run_student import build_learner, signal_source
@@ -40,8 +39,6 @@ from orchestrator.teachers import InputPlan, Teacher
 PROBE_S = 5.0  # for everything
 _STEPS = 20  # of a probed epoch
 _DRAWN_BYTES = 32 << 20  # at most, of drawn signals
-_PART_BYTES = 8 << 20  # of a part that is written for its time
-_STORE_S = 0.1  # of the probe's time, for each of the store's figures
 _SMALL, _EVALUATED = 16, 512  # images
 
 
@@ -57,22 +54,13 @@ class StudentSpeed:
 
 @final
 @dataclass(frozen=True, slots=True)
-class StoreSpeed:
-    """Of the place where records lie; of a URL, of this machine's temporary files."""
-
-    part_s: float  # what writing takes whatever the size
-    write_bytes_s: float
-    verify_bytes_s: float
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class Speeds:
     """What was measured."""
 
     teachers: Mapping[str, float]  # images/s of one actor, by name
     students: Mapping[str, StudentSpeed]  # by key_of a job
     store: StoreSpeed | None
+    process_s: float = 0.0  # until a fresh process has imported what an actor needs
 
 
 def key_of(job: StudentJob) -> str:
@@ -96,7 +84,8 @@ def measure(
     """Give every teacher, and every method among ``jobs``, an equal share of ``seconds``.
 
     ``store`` is where records lie, None where none are written. What is slow takes longer than its
-    share: a step is never cut short. Raises OSError where nothing can be written.
+    share: a step is never cut short, and starting a process takes seconds of its own. Raises
+    OSError where nothing can be written.
     """
     keep_freed_memory()  # as every actor and worker does
     methods = {key_of(job): job for job in jobs}
@@ -110,6 +99,7 @@ def measure(
                 for index, (key, job) in enumerate(methods.items())
             },
             store=store_speed(Path(folder)) if store is not None else None,
+            process_s=process_seconds(),
         )
 
 
@@ -124,10 +114,10 @@ def teacher_speed(serving: Serving, plan: InputPlan, *, seconds: float) -> float
     count = min(_SMALL, most)
     answer(count)
     # Few images at a time take longer each: as many as an actor's batch, unless that is too slow.
-    while count < most and 4 * _seconds(lambda count=count: answer(count)) < seconds / 2:
+    while count < most and 4 * seconds_of(lambda count=count: answer(count)) < seconds / 2:
         count = min(4 * count, most)
         answer(count)  # the first of its size is slower
-    return count / _typical(lambda: answer(count), seconds=seconds)
+    return count / typical(lambda: answer(count), seconds=seconds)
 
 
 def student_speed(job: StudentJob, folder: Path, *, seconds: float) -> StudentSpeed:
@@ -153,43 +143,18 @@ def student_speed(job: StudentJob, folder: Path, *, seconds: float) -> StudentSp
     try:
         fit(task, learner, source, watch)  # the first epoch is slower
         watch.epochs.clear()
-        _typical(lambda: fit(task, learner, source, watch), seconds=seconds)
+        typical(lambda: fit(task, learner, source, watch), seconds=seconds)
     finally:
         source.close()
     few = first_samples(data.test, _EVALUATED)
     model = learner.inference_model()
     evaluate(model, few, device=device)
-    evaluated = _seconds(lambda: evaluate(model, few, device=device))
+    evaluated = seconds_of(lambda: evaluate(model, few, device=device))
     images = task.plan.steps_per_epoch * task.plan.batch_size
     return StudentSpeed(
         images / statistics.median(watch.epochs),
         len(few) / evaluated,
         sum(p.numel() for p in learner.student.parameters() if p.requires_grad),
-    )
-
-
-def store_speed(folder: Path) -> StoreSpeed:
-    """Parts of one row and of many, written and read back, checksums and all."""
-    row = np.random.default_rng(0).integers(0, 256, (1, 4096), dtype=np.uint8)
-    many = np.repeat(row, _PART_BYTES // row.nbytes, axis=0)
-    metadata = PartMetadata(
-        teacher="0" * 20,
-        spec="logits",
-        codec="float16",
-        shape=(2048,),
-        pass_index=0,
-        first_row=0,
-        num_rows=1,
-        row_bytes=row.nbytes,
-        error=0.0,
-    )
-    small, large = folder / "small", folder / "large"
-    part_s = _typical(lambda: write_part(small, row, metadata), seconds=_STORE_S)
-    whole = replace(metadata, num_rows=len(many))
-    write_s = _typical(lambda: write_part(large, many, whole), seconds=_STORE_S)
-    verify_s = _typical(lambda: verify_part(large), seconds=_STORE_S)
-    return StoreSpeed(
-        part_s, many.nbytes / max(write_s - part_s, write_s / 10), many.nbytes / verify_s
     )
 
 
@@ -256,20 +221,6 @@ class _Watch:
         learner: Learner,  # noqa: ARG002
     ) -> None:
         self.epochs.append(row["seconds/epoch"])
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def _typical(call: Callable[[], object], *, seconds: float) -> float:
-    """The median of what calls take, repeated for ``seconds``, at least once."""
-    end, taken = time.perf_counter() + seconds, list[float]()
-    while not taken or time.perf_counter() < end:
-        taken.append(_seconds(call))
-    return statistics.median(taken)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from distill.config import Experiment
 from distill.loading import ConfigError
 from orchestrator.cluster_spec import ClusterSpec
 from orchestrator.display import Display
+from orchestrator.machine_probe import process_seconds, store_speed
 from orchestrator.pipeline import input_plan, run_experiment
 from orchestrator.plan_report import as_json
 from orchestrator.planning import Agenda, agenda
@@ -27,7 +28,7 @@ from orchestrator.plans import forecast_of, plan_experiment
 from orchestrator.preparation import file_accuracy
 from orchestrator.run_checkpoints import PROGRESS, write_checkpoint
 from orchestrator.runs import RunFolder
-from orchestrator.speed_probe import measure, store_speed
+from orchestrator.speed_probe import measure
 from tests.helpers import files_below, prepare, record_here, tiny, two_teachers
 
 QUICK = 0.05  # seconds of a probe: the least of everything
@@ -151,6 +152,13 @@ def test_parts_are_written_and_read_at_some_speed(tmp_path: Path) -> None:
     speed = store_speed(tmp_path)
     assert 0 < speed.part_s < 5
     assert min(speed.write_bytes_s, speed.verify_bytes_s) > 1e6
+
+
+def test_a_process_starts_wherever_the_plan_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert process_seconds() > 0.1
 
 
 def figures(**nodes: Any) -> dict[str, Any]:
