@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from distill.config import Experiment
+from distill.loading import ConfigError
 from orchestrator.runs import RunFolder, find_runs, write_atomically
-from orchestrator.students import StudentError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,14 +43,14 @@ class Note:
 
     @classmethod
     def of(cls, run: RunFolder) -> Note | None:
-        """What was noted of a run; None for one that is no trial. Raises StudentError."""
+        """What was noted of a run; None for one that is no trial. Raises ConfigError."""
         file = run.path / _FILE
         if not file.is_file():
             return None
         try:
             note = cls(**json.loads(file.read_text()))
         except (ValueError, TypeError, RecursionError) as error:
-            raise StudentError(
+            raise ConfigError(
                 f"{file}: damaged ({error}); delete {run.path}, and the trial begins anew"
             ) from None
         return note
@@ -110,7 +110,9 @@ def _trial(run: RunFolder, note: Note, metric: str) -> Trial:
     scored = scores(rows)
     score = float(scored[metric].iloc[-1]) if len(scored) and not note.reason else math.nan
     state: State = "finished" if run.finished else note.ended or "broken off"
-    return Trial(note.number, note.values, len(rows), score, state, note.reason, run)
+    # Not the number of rows: what was taken over from another trial has none here.
+    epochs = int(rows["epoch"].iloc[-1]) + 1 if len(rows) else 0
+    return Trial(note.number, note.values, epochs, score, state, note.reason, run)
 
 
 def scores(rows: pd.DataFrame) -> pd.DataFrame:

@@ -176,7 +176,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     command = [sys.executable, "-m", "tests.little_memory", str(folder)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert list(folder.parent.rglob("*.arrow.damaged-*")) == []
+    assert list(folder.rglob("*.arrow.damaged-*")) == []
     return json.loads(done.stdout)
 
 
