@@ -20,12 +20,9 @@ nothing but the feature maps' ratio is measured.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
 
 from benchmarks.common import (
     Results,
@@ -37,34 +34,23 @@ from benchmarks.common import (
     median_ratio,
     report,
 )
+from benchmarks.signal_epochs import Variant, cached, free, local, served, variant
 from benchmarks.workbench import (
     FULL_DATA,
     QUICK_DATA,
     Bench,
     HintConfig,
     Silent,
-    epoch_plan,
     fill,
-    first_samples,
     make_bench,
 )
-from distill.batches import BatchPlan
-from distill.config import Schedule
-from distill.engine import Fit, fit
-from distill.learners import Compute, Learner
 from distill.memory import keep_freed_memory
-from distill.methods import MethodConfig
 from distill.methods.ce import Config as CEConfig
 from distill.methods.kd import Config as KDConfig
-from distill.parallel import ALONE
-from distill.signals import Batch, LossReport, SignalSource, TeacherSignals
-from distill.weight_tables import WeightTable
 from orchestrator.fleet import Fleet
 from orchestrator.recording import Recorder
-from orchestrator.run_student import build_learner
 from orchestrator.session import ray_session
-from orchestrator.sources import CachedSource, LocalSource, NoSource, ServedSource
-from orchestrator.teachers import Teacher
+from orchestrator.sources import NoSource
 
 NUM_TEACHERS = (1, 2, 3, 5)
 FEW = 3  # teachers of every figure that names no number
@@ -78,131 +64,6 @@ TARGETS = {
     "local_over_cached_k3": Target("at least", 5),
     "cached_growth_per_teacher": Target("at most", 1.03),
 }
-
-
-@final
-class FreeSource:
-    """Signals that cost nothing: the very tensors of each batch, gathered beforehand."""
-
-    seconds_waited = 0.0
-
-    def __init__(self, source: SignalSource, batches: Iterable[Batch]) -> None:
-        self._ready = {batch.indices.tobytes(): source.signals(batch) for batch in batches}
-
-    def prefetch(self, batch: Batch) -> None: ...
-
-    def signals(self, batch: Batch) -> TeacherSignals:
-        return self._ready[batch.indices.tobytes()]
-
-    def close(self) -> None: ...
-
-
-@final
-@dataclass
-class _Rate:
-    """An observer that keeps the epoch's images a second."""
-
-    images_per_s: float = 0.0
-
-    def on_step(self, step: int, report: LossReport, *, lr: float) -> None: ...
-
-    def on_weights(self, epoch: int, tables: Mapping[str, WeightTable]) -> None: ...
-
-    def on_epoch(
-        self,
-        epoch: int,  # noqa: ARG002
-        row: Mapping[str, float],
-        learner: Learner,  # noqa: ARG002
-    ) -> None:
-        self.images_per_s = row["throughput/images_per_s"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A student in training, and how to open the source of its signals."""
-
-    bench: Bench
-    plan: BatchPlan
-    learner: Learner
-    open_source: Callable[[], SignalSource]
-    cpu_s: list[float] = field(default_factory=list)  # of this thread, epoch by epoch
-
-    def epoch(self) -> float:
-        """Images a second of one epoch; the source is opened and closed within it."""
-        began = time.thread_time()
-        rate = _Rate()
-        task = Fit(
-            plan=self.plan,
-            schedule=Schedule(epochs=1, batch_size=self.plan.batch_size),
-            lr=self.bench.experiment.optimizer.lr,
-            validation=first_samples(self.bench.data.validation, 0),
-            device=_cpu().device,
-        )
-        source = self.open_source()
-        try:
-            fit(task, self.learner, source, rate)
-        finally:
-            source.close()
-        self.cpu_s.append(time.thread_time() - began)
-        return rate.images_per_s
-
-
-def _cpu() -> Compute:
-    import torch
-
-    return Compute(torch.device("cpu"))
-
-
-def variant(
-    bench: Bench,
-    method: MethodConfig,
-    open_source: Callable[[], SignalSource],
-) -> Variant:
-    learner = build_learner(bench.job(method), bench.data, _cpu())
-    return Variant(bench, epoch_plan(bench), learner, open_source)
-
-
-def cached(bench: Bench, method: MethodConfig) -> Variant:
-    """From the store. The source maps a pass when its first batch is asked for."""
-
-    def open_source() -> SignalSource:
-        for recording in bench.recordings:
-            for file in Path(recording.root, recording.key).rglob("*.arrow"):
-                file.read_bytes()
-        return CachedSource(bench.recordings)
-
-    return variant(bench, method, open_source)
-
-
-def free(bench: Bench, method: MethodConfig) -> Variant:
-    """From tensors in RAM."""
-    store = CachedSource(bench.recordings)
-    source = FreeSource(store, epoch_plan(bench).batches(0, ALONE))
-    return variant(bench, method, lambda: source)
-
-
-def local(bench: Bench, method: MethodConfig) -> Variant:
-    """From teachers in this process."""
-    teachers = {
-        serving.recording.teacher: (
-            Teacher(serving.recipe, bench.inputs),
-            tuple(signal.spec for signal in serving.recording.signals),
-        )
-        for serving in bench.servings
-    }
-    return variant(bench, method, lambda: LocalSource(teachers))
-
-
-def served(bench: Bench, method: MethodConfig, fleet: Fleet) -> Variant:
-    """From one live actor a teacher."""
-    actors = {
-        serving.recording.key: fleet.actors(
-            serving.recording.key, serving.recipe, serving.placement
-        )
-        for serving in bench.servings
-    }
-    return variant(bench, method, lambda: ServedSource(bench.recordings, actors))
 
 
 def measure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, final
@@ -97,6 +97,11 @@ class Fleet:
         for actor in self._actors.pop(key, ()):
             ray.kill(actor)
 
+    def keep_only(self, keys: Collection[str]) -> None:
+        """End the actors of all other teachers."""
+        for key in self._actors.keys() - set(keys):
+            self.release(key)
+
     def release_one(self, key: str, actor: Any) -> None:
         """End one actor of a teacher; another's that waits for its place can start."""
         self._actors[key].remove(actor)
@@ -114,8 +119,7 @@ class Fleet:
         at: TracebackType | None,
     ) -> None:
         if ray.is_initialized():
-            for key in list(self._actors):
-                self.release(key)
+            self.keep_only(())
 
 
 def fits(placements: Sequence[Placement], *, workers: Mapping[str, float]) -> bool:

@@ -160,10 +160,12 @@ def _train(
             for teacher in prepared
             if teacher.serving.recording.key in needed
         }
+        fleet.keep_only(actors)
         train([job.with_actors(actors) for job in jobs])
     elif source == "cached" and any(job.recordings for job in jobs):
         _train_beside_recorder(experiment, jobs, prepared, fleet, display, train)
     else:
+        fleet.keep_only(())  # actors that measured accuracy are here still
         train(jobs)
 
 

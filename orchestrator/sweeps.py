@@ -123,13 +123,11 @@ def _prepared(
         if experiment.signals.source == "cached" and read:
             events = sweep_folder(base, space) / "recording"
             record_passes(merge(read), fleet, experiment.num_passes, display, events=events)
-    actors: dict[str, Sequence[Any]] = {}
-    for serving in merge(servings):
-        key = serving.recording.key
-        if base.signals.source == "served":
-            actors[key] = fleet.actors(key, serving.recipe, serving.placement)
-        else:
-            fleet.release(key)
+    served = merge(servings) if base.signals.source == "served" else ()
+    actors: dict[str, Sequence[Any]] = {
+        s.recording.key: fleet.actors(s.recording.key, s.recipe, s.placement) for s in served
+    }
+    fleet.keep_only(actors)  # others that measured accuracy, or recorded, are here still
     return Sweep(
         base=base,
         space=space,

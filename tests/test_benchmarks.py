@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import common, gather, methods, peers, recording, results, signals, views
+from benchmarks.signal_epochs import FreeSource
 from benchmarks.torchdistill_job import Pictures
 from benchmarks.workbench import HintConfig, epoch_plan, fill, make_bench
 from distill.loading import load_experiment, shipped_experiments
@@ -88,7 +89,7 @@ def test_free_signals_are_those_of_the_store(fashion: Path, tmp_path: Path) -> N
     fill(bench)
     batches = list(epoch_plan(bench).batches(0, ALONE))
     stored = CachedSource(bench.recordings)
-    free = signals.FreeSource(stored, batches)
+    free = FreeSource(stored, batches)
     for batch in batches:
         assert free.signals(batch).logits().equal(stored.signals(batch).logits())
 

@@ -153,3 +153,12 @@ def test_teachers_that_do_not_fit_side_by_side_take_turns(fashion: Path, tmp_pat
     )
     assert len(losses) == 3
     assert "recording first, then training" in shown
+
+
+@pytest.mark.parametrize("changes", [{"signals.source": "local"}, {"method": "ce"}])
+def test_actors_that_measured_teachers_leave_students_the_machine(
+    fashion: Path, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    wide = {"workers": {"count": 1, "cpus": 2}, "schedule.epochs": 1}
+    losses, _ = curve(fashion, tmp_path, {**wide, **changes})
+    assert len(losses) == 1
