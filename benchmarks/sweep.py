@@ -36,14 +36,14 @@ TARGETS = {"sweep_over_separate": Target("at most", 0.25)}
 
 
 def make_base(folder: Path, data: Mapping[str, Any], *, epochs: int) -> Experiment:
-    """The demo's three teachers and student; every run trains in one process of one thread."""
+    """The demo's three teachers and student; every run trains in one process."""
     raw = load_experiment("demo").as_dict()
     changes = {
         "data": {"cache_dir": str(folder / "cache"), **data},
         "baselines": [],
         "seeds": [0],
         "schedule.epochs": epochs,
-        "workers": {"count": 1, "cpus": 1},
+        "workers": {"count": 0, "cpus": 1},
         "signals.root": str(folder / "signals"),
         "output.root": str(folder / "runs"),
     }
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = measure(
             Path(folder),
             data,
-            epochs=3 if options.quick else 12,
+            epochs=2 if options.quick else 12,
             num_runs=1 if options.quick else NUM_TRIALS,
         )
     report(f"A sweep on {data['name']}", results, targets=TARGETS, json_file=options.json)
