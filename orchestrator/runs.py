@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ RESULT_FIELDS = (
     *("teachers", "signal_bytes"),
 )
 IDENTITY = ("experiment", "method", "digest", "seed")
+_METRICS = "metrics.parquet"
 VALIDATION = "accuracy/validation"  # of metrics
 _RUN = re.compile(r"[^/]+-[^/]+/seed-\d+$")
 _PACKAGES = ("tutelage", "torch", "torchvision", "ray", "numpy", "pandas", "pyarrow")
@@ -99,6 +101,13 @@ class RunFolder:
         """The path of checkpoint ``name``: ``last`` or ``best``."""
         return self.path / "checkpoints" / f"{name}.pt"
 
+    def continue_from(self, other: RunFolder) -> None:
+        """Take over another run's checkpoints and metrics: training goes on from where it was."""
+        checkpoints = self.checkpoint("last").parent
+        shutil.copytree(other.checkpoint("last").parent, checkpoints, dirs_exist_ok=True)
+        rows = other.path / _METRICS
+        write_atomically(self.path / _METRICS, lambda draft: shutil.copyfile(rows, draft))
+
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Add the row of epoch ``row["epoch"]``, in place of that epoch's and all later rows.
 
@@ -112,13 +121,13 @@ class RunFolder:
         if len(kept):
             new = pd.concat([kept[kept["epoch"] < row["epoch"]], new], ignore_index=True)
         new["epoch"] = new["epoch"].astype("int64")
-        write_atomically(self.path / "metrics.parquet", lambda draft: new.to_parquet(draft))
+        write_atomically(self.path / _METRICS, lambda draft: new.to_parquet(draft))
 
     def metrics(self) -> pd.DataFrame:
         """One row an epoch, in order; without a column while no epoch has ended."""
         import pandas as pd
 
-        path = self.path / "metrics.parquet"
+        path = self.path / _METRICS
         # Read at once: a run that trains replaces the file meanwhile.
         return pd.read_parquet(BytesIO(path.read_bytes())) if path.exists() else pd.DataFrame()
 
@@ -126,7 +135,7 @@ class RunFolder:
         """Every epoch, counted from 0, with one of its metrics: NaN where it was not reported."""
         import pyarrow.parquet as pq
 
-        path = self.path / "metrics.parquet"
+        path = self.path / _METRICS
         if not path.exists():
             return []
         with pq.ParquetFile(path) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,7 +31,7 @@ from orchestrator.runs import write_atomically
 from orchestrator.session import check_state_api, ray_session
 from orchestrator.sweep_plan import Plan, check_plan, file_plan, proposals, sweep_folder
 from orchestrator.sweep_progress import SweepProgress
-from orchestrator.trial_files import Outcome, Trial, ranked, read_trials, trial_name
+from orchestrator.trial_files import TUNE, Outcome, Trial, ranked, read_trials, trial_name
 from orchestrator.trials import EPOCH, Sweep, run_trial
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from ray.tune.search import SearchAlgorithm, Searcher
 
 RESTARTS = 2  # of a trial whose process dies: it goes on from its last epoch
-CHECKPOINTS_KEPT = 4  # of each trial that hands them over: another may still be copying one
+DECISIONS = 8  # of a scheduler about a trial, at most
 
 
 def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> Outcome:
@@ -135,7 +136,7 @@ def _prepared(
         seed=base.seeds[0],
         checkpoints=checkpoints,
         actors=actors,
-        hands_over=plan.scheduler == "pbt",
+        handover=_interval(base) if plan.scheduler == "pbt" else 0,
     )
 
 
@@ -158,7 +159,7 @@ def _search(
     proposed = proposals(sweep.space, plan, {trial.number: trial.values for trial in known})
     size = plan.size(sweep.space)
     ended = {trial.number for trial in known if trial.state != "broken off"}
-    if sweep.hands_over:
+    if sweep.handover:
         proposed = {n: values for n, values in proposed.items() if n not in ended}
         size -= len(ended)
     progress = SweepProgress(sweep, display, num_trials=size, metric=plan.metric)
@@ -181,14 +182,15 @@ def _search(
             reuse_actors=not nested,  # a process's start takes longer than a short trial
         ),
         run_config=tune.RunConfig(
-            name="ray",
+            name=TUNE,
             storage_path=str(sweep.folder),
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             callbacks=[progress],
             verbose=0,
         ),
     ).fit()
+    for handed_over in (sweep.folder / TUNE).glob("*/checkpoint_*"):
+        shutil.rmtree(handed_over)  # Tune's own clean-up loses count of a population's checkpoints
     return progress.errors
 
 
@@ -224,22 +226,30 @@ def _search_algorithm(
 
 
 def _scheduler(sweep: Sweep, plan: Plan) -> TrialScheduler | None:
-    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+    from ray.tune.schedulers import ASHAScheduler
+
+    from orchestrator.population import Population
 
     epochs = sweep.base.schedule.epochs
-    interval = max(1, epochs // 8)
     match plan.scheduler:
         case "none":
             return None
         case "asha":
             # It stops a trial that reports max_t, which has still to file its result.
-            return ASHAScheduler(time_attr=EPOCH, max_t=epochs + 1, grace_period=interval)
+            grace = _interval(sweep.base)
+            return ASHAScheduler(time_attr=EPOCH, max_t=epochs + 1, grace_period=grace)
         case "pbt":
-            return PopulationBasedTraining(
+            return Population(
+                epochs=epochs,
                 time_attr=EPOCH,
-                perturbation_interval=interval,
+                perturbation_interval=sweep.handover,
                 hyperparam_mutations=dict(sweep.space.domains),
             )
+
+
+def _interval(base: Experiment) -> int:
+    """Epochs between a scheduler's decisions."""
+    return math.ceil(base.schedule.epochs / DECISIONS)
 
 
 def _best_experiment(base: Experiment, space: Space, plan: Plan, best: Trial) -> Experiment:

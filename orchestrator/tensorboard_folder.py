@@ -27,14 +27,13 @@ from orchestrator.tensorboard_summaries import (
     layout_summary,
     settings_summary,
 )
-from orchestrator.trial_files import Note, trial_name
+from orchestrator.trial_files import TUNE, Note, trial_name
 
 # TensorBoard reads a folder's files in the order of their names; a run's own go on with a time.
 _FIRST_FILE = "events.out.tfevents.0"
 _LAST_S = 1e11  # runs are listed by the times at which they begin; what is no run comes last
 _NOT_ENTERED = {"checkpoints"}
-# Tune's own files beside a sweep's trials tell the same once more, under other names.
-_SWEEP, _TUNE = "sweep.json", "ray"
+_SWEEP = "sweep.json"
 
 
 @final
@@ -52,7 +51,7 @@ def find_events(root: Path) -> Found:
     events: dict[Path, tuple[Path, ...]] = {}
     for name, subfolders, files in os.walk(root):
         folder = Path(name)
-        skipped = _NOT_ENTERED | ({_TUNE} if _SWEEP in files else set())
+        skipped = _NOT_ENTERED | ({TUNE} if _SWEEP in files else set())
         subfolders[:] = sorted(set(subfolders) - skipped)
         if "config.yaml" in files and folder.name.startswith("seed-"):
             runs.append(RunFolder(folder))

@@ -21,7 +21,8 @@ from orchestrator.runs import RunFolder, find_runs, write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-TRIALS = "trials"  # below a sweep's folder
+# Below a sweep's folder: its trials' runs, and Tune's own files, which tell the same once more.
+TRIALS, TUNE = "trials", "ray"
 _FILE = "trial.json"
 
 State = Literal["finished", "stopped", "failed", "broken off"]
@@ -110,9 +111,7 @@ def _trial(run: RunFolder, note: Note, metric: str) -> Trial:
     scored = scores(rows)
     score = float(scored[metric].iloc[-1]) if len(scored) and not note.reason else math.nan
     state: State = "finished" if run.finished else note.ended or "broken off"
-    # Not the number of rows: what was taken over from another trial has none here.
-    epochs = int(rows["epoch"].iloc[-1]) + 1 if len(rows) else 0
-    return Trial(note.number, note.values, epochs, score, state, note.reason, run)
+    return Trial(note.number, note.values, len(rows), score, state, note.reason, run)
 
 
 def scores(rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,6 @@ A trial with one worker, or none, trains in its own process; one with more launc
 from __future__ import annotations
 
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any, final
 from distill.config import Experiment
 from distill.datasets import load_data
 from orchestrator.candidates import Space, candidate, plain
-from orchestrator.runs import RunFolder
+from orchestrator.runs import VALIDATION, RunFolder
 from orchestrator.students import EpochEvent, Event, FailureEvent, StudentError, StudentJob
 from orchestrator.trial_files import Note, scores, trial_run
 
@@ -34,7 +33,7 @@ class Sweep:
     seed: int
     checkpoints: Mapping[str, Path]  # of the teachers
     actors: Mapping[str, Any]  # live ones, by identity key, where signals are served
-    hands_over: bool  # whether trials continue one another's checkpoints (PBT)
+    handover: int  # epochs between checkpoints for other trials to continue (PBT); 0: none
 
     def run_of(self, number: int, values: Mapping[str, Any]) -> RunFolder:
         """The run of a trial: named by its number, for its values may change while it trains."""
@@ -54,9 +53,9 @@ def run_trial(values: Mapping[str, Any], sweep: Sweep) -> None:
     number = int(str(tune.get_context().get_trial_name()))
     values = {path: plain(value) for path, value in values.items()}
     run = sweep.run_of(number, values)
-    rows = run.metrics()
-    rows = rows.assign(**{str(name): column for name, column in scores(rows).items()})
-    if not sweep.hands_over:
+    if not sweep.handover:
+        rows = run.metrics()
+        rows = rows.assign(**{str(name): column for name, column in scores(rows).items()})
         for row in rows.to_dict("records"):
             tune.report({**row, EPOCH: int(row["epoch"]) + 1})
     if run.finished or ((before := Note.of(run)) and before.ended):
@@ -64,15 +63,16 @@ def run_trial(values: Mapping[str, Any], sweep: Sweep) -> None:
     note = Note(number, values)
     note.write(run)
     job = trial_job(sweep, values, number=number)
-    _take_over(job)
-    best = float(rows["accuracy/validation_best"].iloc[-1]) if len(rows) else 0.0
+    _take_over(run)
+    best = max((accuracy for _, accuracy in run.curve(VALIDATION)), default=0.0)
 
     def on_event(event: Event) -> None:
         nonlocal best
         match event:
             case EpochEvent(_, epoch, row):
-                best = max(best, row["accuracy/validation"])
-                files = tune.Checkpoint(run.path / "checkpoints") if sweep.hands_over else None
+                best = max(best, row[VALIDATION])
+                due = sweep.handover and epoch % sweep.handover == 0
+                files = tune.Checkpoint(run.path) if due else None
                 told = {**row, EPOCH: epoch, "accuracy/validation_best": best}
                 tune.report(told, checkpoint=files)
             case FailureEvent(_, reason):
@@ -98,15 +98,17 @@ def trial_job(sweep: Sweep, values: Mapping[str, Any], *, number: int) -> Studen
     return replace(job, folder=folder, tested=False).with_actors(sweep.actors)
 
 
-def _take_over(job: StudentJob) -> None:
-    """Go on from the checkpoint that Tune gives, most often another trial's (PBT)."""
+def _take_over(run: RunFolder) -> None:
+    """Go on from the run that Tune gives, most often another trial's (PBT): with its weights come
+    the rows of the epochs that made them.
+    """
     from ray import tune
 
     checkpoint = tune.get_checkpoint()
     if checkpoint is None:
         return
     with checkpoint.as_directory() as folder:
-        shutil.copytree(folder, RunFolder(job.folder).checkpoint("last").parent, dirs_exist_ok=True)
+        run.continue_from(RunFolder(Path(folder)))
 
 
 def _train_here(job: StudentJob, on_event: Callable[[Event], None]) -> None:

@@ -93,6 +93,8 @@ def test_a_population_takes_over_checkpoints_and_settings(tmp_path: Path) -> Non
     values = {"optimizer.lr": tune.loguniform(1e-7, 0.5)}
     outcome, _ = sweep(tmp_path, values, overrides=overrides, num_trials=3, scheduler="pbt")
     assert [trial.epochs for trial in outcome.trials] == [8, 8, 8]
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 3
+    assert not list(outcome.folder.rglob("checkpoint_*")), "what was handed over is left behind"
     first = dict(enumerate(_draws(values, 3)))
     assert any(trial.values != first[trial.number] for trial in outcome.trials)
 
