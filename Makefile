@@ -10,7 +10,7 @@ demo: $(INSTALLED)  ## run the main job with the embedded data and teachers
 	$(BIN)/python distill/run.py
 
 test: $(INSTALLED)  ## pass the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(INSTALLED)  ## static checks
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
-from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from orchestrator.display import Bar, Display
 from orchestrator.trial_files import Note
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 
 @final
-class SweepProgress(tune.Callback):
-    """A bar for the sweep and one for every trial that trains; notes which ones were stopped."""
+class SweepProgress(TrialProgressCallback):
+    """A bar for the sweep and one for every trial that trains; notes which ones were stopped.
+
+    It takes the place of Tune's own, which prints even where Tune is to be silent.
+    """
 
     def __init__(self, sweep: Sweep, display: Display, *, num_trials: int, metric: str) -> None:
         self._sweep, self._display, self._metric = sweep, display, metric

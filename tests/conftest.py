@@ -22,6 +22,12 @@ os.environ.pop("RAY_ADDRESS", None)  # tests never join a cluster that somebody 
 OBJECT_STORE_BYTES = 200 << 20
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: one that a process begins last is waited for alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty cache for all tests of a session, instead of the user's."""

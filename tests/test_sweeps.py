@@ -62,12 +62,15 @@ def test_trials_share_one_recording_and_none_is_tested(tmp_path: Path) -> None:
     assert best.seeds == (1, 2, 3)  # the search used 0
 
 
-def test_a_trial_that_diverges_fails_alone_and_is_not_repeated(tmp_path: Path) -> None:
+def test_a_trial_that_diverges_fails_alone_and_is_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     values = {"optimizer.lr": tune.choice([0.05, 1e9])}
     outcome, shown = sweep(tmp_path, values, search="grid")
     assert [trial.state for trial in outcome.trials] == ["finished", "failed"]
     assert "not finite" in outcome.trials[1].reason
     assert "trial 001 FAILED" in shown
+    assert capsys.readouterr().out == "", "Tune prints what the display shows already"
     assert outcome.best is not None
     assert outcome.best.optimizer.lr == 0.05
     again, shown = sweep(tmp_path, values, search="grid", resume=True)
