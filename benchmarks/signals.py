@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 fleet,
                 num_rounds=num_rounds,
                 num_samples=1536 if options.quick else None,
-                num_live=256 if options.quick else LIVE_SAMPLES,
+                num_live=192 if options.quick else LIVE_SAMPLES,
             )
     targets = {name: target for name, target in TARGETS.items() if name in results.figures}
     report(f"A student's epoch on {data['name']}", results, targets=targets, json_file=options.json)

@@ -19,6 +19,7 @@ _COMMANDS = {
     "probe": "find which teacher's stages tell the classes apart best (for gpac)",
     "verify": "check an experiment's records, and a sample against its teachers",
     "show": "print an experiment's resolved configuration",
+    "doctor": "say what an experiment needs of this machine and does not find, and what mends it",
 }
 
 
@@ -40,8 +41,8 @@ def make_parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
         command.set_defaults(run=handlers[name])
         command.add_argument(
             "experiment",
-            nargs="?" if name in ("cache", "plan") else None,
-            default=None,
+            nargs="?" if name in ("cache", "plan", "doctor") else None,
+            default=DEMO if name == "doctor" else None,
             help="a shipped experiment's name, or a YAML file",
         )
         command.add_argument(

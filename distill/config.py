@@ -24,6 +24,7 @@ from pydantic import (
 from distill.datasets import DataConfig
 from distill.methods import MethodConfig, config_class
 from distill.models.catalog import check_architecture, check_taps
+from distill.storage import runs_folder
 from distill.views import CropFlip, ViewSpace
 
 AUTO = "auto"
@@ -240,7 +241,8 @@ class Workers(_Frozen):
 class Output(_Frozen):
     """Where run folders lie."""
 
-    root: Path = Path("runs")
+    # Default: runs, here or in $TUTELAGE_STORAGE.
+    root: Path = Field(default_factory=runs_folder)
 
 
 @final
@@ -259,7 +261,7 @@ class Experiment(_Frozen):
     schedule: Schedule = Schedule()
     workers: Workers = Workers()
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-    output: Output = Output()
+    output: Output = Field(default_factory=Output)
 
     @field_validator("seeds")
     @classmethod

@@ -1,6 +1,6 @@
 """The one command; without a subcommand: train demo.
 
-train · tune · plan · cache · probe · verify · show · compare · board · export
+train · tune · plan · cache · probe · verify · show · compare · board · export · doctor
 """
 
 from __future__ import annotations
@@ -8,15 +8,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    # Run as a file: the folder of this file is on sys.path, the one above it is what we need.
-    # Ray's workers need it, too; they would look in the working directory alone.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    paths = (sys.path[0], os.environ.get("PYTHONPATH"))
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    # Run as a file of a checkout: the folder of this file is on sys.path, the one above it is what
+    # we need. Ray's workers need it, too; they would look in the working directory alone.
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "distill" / "run.py").is_file():
+        sys.path[0] = str(checkout)
+        paths = (sys.path[0], os.environ.get("PYTHONPATH"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    elif find_spec("distill") is None:  # this file alone, as `ray submit` copies it
+        print(
+            f"error: tutelage is not installed for {sys.executable}: `ray up cluster.yaml` does "
+            "that on every node, by setup_commands; look at what they printed, or submit the whole "
+            "folder by `ray job submit --working-dir .`",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 from distill.arguments import make_parser
 
@@ -131,7 +142,9 @@ def _cache(options: argparse.Namespace) -> int:
     if (options.experiment is not None) + options.list + bool(options.remove) != 1:
         raise ConfigError("cache: give either an EXPERIMENT, or --list, or --remove KEY")
     if options.experiment is None:
-        return _look_after(options)
+        from orchestrator.listing import look_after
+
+        return look_after(options.root, shows=options.list, removed=options.remove or ())
     if options.root is not None:
         raise ConfigError("--root: goes with --list and --remove; here set -s signals.root=FOLDER")
 
@@ -149,28 +162,6 @@ def _cache(options: argparse.Namespace) -> int:
         return 1
     parts = f"{done.parts:,} parts recorded, {done.kept:,} kept"
     print(f"signals: {parts}; {done.num_bytes:,} bytes in {done.root}")
-    return 0
-
-
-def _look_after(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from distill.loading import ConfigError
-    from orchestrator.inventory import list_recordings, remove, resolve_key
-    from orchestrator.listing import default_root, open_root, recordings_table
-
-    try:
-        root = open_root(options.root) if options.root else default_root()
-        if options.list:
-            Console().print(recordings_table(list_recordings(root), root=root))
-            return 0
-        for key in dict.fromkeys([resolve_key(root, text) for text in options.remove]):
-            print(f"{key}: removed, {remove(root, key):,} bytes freed", flush=True)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     return 0
 
 
@@ -253,6 +244,14 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from distill.loading import load_experiment
+    from orchestrator.doctor import examine
+
+    experiment = load_experiment(options.experiment, options.set)
+    return 0 if examine(experiment, sys.stdout) else 1
+
+
 def _compare(options: argparse.Namespace) -> int:
     from orchestrator.selection import folders_of
 
@@ -286,7 +285,11 @@ _HANDLERS = {
     "show": _show,
     "compare": _compare,
     "board": _board,
+    "doctor": _doctor,
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Of a copy, the installed package's own: another version's handlers would not fit it.
+    from distill import run
+
+    sys.exit(run.main())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.datasets import DataConfig, cache_root
+from distill.loading import ConfigError
+from distill.storage import cache_folder, own_cache
 from orchestrator.identity import Identity
-from orchestrator.inventory import RecordingSummary
+from orchestrator.inventory import RecordingSummary, list_recordings, remove, resolve_key
 from orchestrator.mirror import Mirror
 from orchestrator.remote import check_remote, is_remote
 
@@ -27,9 +29,28 @@ _NONE = "–"
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
+def look_after(root: str | None, *, shows: bool, removed: Sequence[str]) -> int:
+    """``cache --list`` and ``cache --remove``; returns the exit status. Raises ConfigError."""
+    from rich.console import Console
+
+    try:
+        place = open_root(root) if root else default_root()
+        if shows:
+            Console().print(recordings_table(list_recordings(place), root=place))
+            return 0
+        for key in dict.fromkeys([resolve_key(place, text) for text in removed]):
+            print(f"{key}: removed, {remove(place, key):,} bytes freed", flush=True)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def default_root() -> Path:
     """Where records lie unless ``signals.root`` or ``data.cache_dir`` say otherwise."""
-    return _user_cache() / "signals"
+    return cache_folder() / "signals"
 
 
 def open_root(text: str) -> Path | Mirror:
@@ -37,11 +58,7 @@ def open_root(text: str) -> Path | Mirror:
     if not is_remote(text):
         return Path(text)
     check_remote(text)
-    return Mirror(text, _user_cache() / "mirrors")
-
-
-def _user_cache() -> Path:
-    return cache_root(DataConfig(name="fashion_mnist_mini"))
+    return Mirror(text, own_cache() / "mirrors")
 
 
 def recordings_table(recordings: Sequence[RecordingSummary], *, root: Path | Mirror) -> Table:

@@ -20,6 +20,7 @@ from distill.models.base import TappedModel, evaluating, feature_shapes
 from distill.models.checkpoints import load_weights, weights_digest
 from distill.reductions import reduced_shape
 from distill.signals import LOGITS, SignalSpec, Taps
+from distill.storage import own_cache
 from distill.taps import known_taps, maps_of
 from orchestrator.fleet import Placement
 from orchestrator.identity import Identity
@@ -59,7 +60,7 @@ def store_mirror(experiment: Experiment) -> Mirror | None:
     signals = experiment.signals
     if not is_remote(signals.root):
         return None
-    folder = signals.mirror or cache_root(experiment.data) / "mirrors"
+    folder = signals.mirror or (experiment.data.cache_dir or own_cache()) / "mirrors"
     return Mirror(signals.root, folder.expanduser().absolute(), signals.mirror_bytes)
 
 

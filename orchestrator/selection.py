@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from distill.loading import ConfigError, load_experiment, shipped_experiments
+from distill.storage import runs_folder
 from orchestrator.comparison import rows_of
 from orchestrator.run_index import index
 from orchestrator.runs import IDENTITY, RunFolder, find_runs
@@ -20,7 +21,6 @@ from orchestrator.runs import IDENTITY, RunFolder, find_runs
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT = "runs"  # output.root's default
 # What two copies of one run must agree on; times may differ, for it may have been run twice.
 _OUTCOME = (
     *("epochs", "test_accuracy", "test_accuracy_best", "best_epoch", "validation_accuracy"),
@@ -46,7 +46,7 @@ def folders_of(arguments: Sequence[str]) -> list[Path]:
 
     An experiment, shipped or a YAML file, stands for ``output.root/name``. Raises ConfigError.
     """
-    return [_folder(argument) for argument in arguments or [DEFAULT]]
+    return [_folder(argument) for argument in arguments or [str(runs_folder())]]
 
 
 def _folder(argument: str) -> Path:
@@ -67,8 +67,8 @@ def _folder(argument: str) -> Path:
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     known = {name: str(path.parent / name) for name in beside}
     known |= {name: name for name in shipped_experiments()}
-    if Path(DEFAULT).is_dir():
-        known |= {entry.name: str(entry) for entry in Path(DEFAULT).iterdir() if entry.is_dir()}
+    if runs_folder().is_dir():
+        known |= {entry.name: str(entry) for entry in runs_folder().iterdir() if entry.is_dir()}
     near = [known[name] for name in get_close_matches(path.name, known, n=2)]
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "train something first"
     raise ConfigError(f"compare: '{argument}' is no folder, experiment or YAML file; {hint}")

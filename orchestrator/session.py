@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from distill.loading import ConfigError
+from distill.storage import CACHE, STORAGE
 
 # Set before Ray is imported: it reads them at import, and so do its workers.
 ENVIRONMENT = {
@@ -55,7 +56,12 @@ def ray_session(*, num_cpus: int | None = None, dashboard: bool = False) -> Gene
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             if address:
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address,
+                    runtime_env=_told_to_workers(),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             else:
                 ray.init(
                     "local",  # a bare init could join another cluster that runs on this machine
@@ -69,6 +75,15 @@ def ray_session(*, num_cpus: int | None = None, dashboard: bool = False) -> Gene
         finally:
             ray.shutdown()
             signal.signal(signal.SIGTERM, before)
+
+
+def _told_to_workers() -> dict[str, Any]:
+    """What a cluster's processes inherit from the node that started them, and not from a driver."""
+    names = (*ENVIRONMENT, STORAGE, CACHE, "PYTHONPATH")
+    return {
+        "env_vars": {name: os.environ[name] for name in names if name in os.environ},
+        "worker_process_setup_hook": "orchestrator.network.use_the_clusters_interface",
+    }
 
 
 def check_state_api() -> None:

@@ -11,10 +11,10 @@ import webbrowser
 from pathlib import Path
 
 from distill.loading import ConfigError, load_experiment, shipped_experiments
+from distill.storage import runs_folder
 from orchestrator.tensorboard_folder import EventsView, find_events
 
 REFRESH_S = 5  # TensorBoard's own interval
-DEFAULT_ROOT = Path("runs")
 
 
 def folder_to_open(target: str | None) -> Path:
@@ -24,7 +24,7 @@ def folder_to_open(target: str | None) -> Path:
     """
     hint = "train something first, as with: tutelage train demo"
     if target is None:
-        folder = DEFAULT_ROOT
+        folder = runs_folder()
     elif Path(target).is_dir():
         folder, hint = Path(target), "give the output.root of an experiment, or a folder below it"
     elif target in shipped_experiments() or Path(target).is_file():

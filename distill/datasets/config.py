@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from pydantic import BaseModel, Field, field_validator, model_validator
+
+from distill.storage import cache_folder
 
 NAMES = (
     "fashion_mnist",
@@ -80,8 +81,7 @@ def cache_root(config: DataConfig) -> Path:
     """The folder under which decoded arrays and downloads are kept."""
     if config.cache_dir is not None:
         return config.cache_dir.expanduser()
-    named = os.environ.get("TUTELAGE_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "tutelage"
+    return cache_folder()
 
 
 def download_root(config: DataConfig) -> Path:
