@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-cluster check format clean
 
 demo: $(INSTALLED)  ## run the main job with the embedded data and teachers
 	$(BIN)/python distill/run.py
 
 test: $(INSTALLED)  ## pass the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-cluster: $(INSTALLED)  ## try cluster.yaml on three hosts made here; needs root
+	$(BIN)/python -m pytest -s tests/cluster
 
 check: $(INSTALLED)  ## static checks
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, final
@@ -10,8 +10,10 @@ from typing import Any, Self, final
 import numpy as np
 import ray
 from ray import cloudpickle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distill.memory import keep_freed_memory
+from orchestrator.seats import Seats, Share, seat
 from orchestrator.teachers import (
     InputPlan,
     PartJob,
@@ -32,6 +34,10 @@ class Placement:
     num_actors: int
     cpus: float
     gpus: float
+
+    @property
+    def share(self) -> Share:
+        return Share(self.cpus, self.gpus)
 
 
 class TeacherActor:
@@ -66,12 +72,16 @@ class TeacherActor:
 class Fleet:
     """Actors by identity key: teachers with the same weights are one teacher, loaded once.
 
-    A context manager: no actor outlives it.
+    Actors start on nodes that leave room for ``workers``, which come later, as long as there are
+    such. A context manager: no actor outlives it.
     """
 
-    def __init__(self, plan: InputPlan) -> None:
+    def __init__(self, plan: InputPlan, workers: Sequence[Share] = ()) -> None:
         self._plan = plan
         self._actors: dict[str, list[Any]] = {}
+        self._nodes: dict[Any, tuple[str, Share]] = {}  # where each actor was sent, and for what
+        self._seats = Seats.of_cluster()
+        seat(workers, (), self._seats)
         self._recipes: list[Any] = []
 
     def actors(self, key: str, recipe: TeacherRecipe, placement: Placement) -> list[Any]:
@@ -79,23 +89,40 @@ class Fleet:
         if key not in self._actors:
             reference = ray.put(recipe)
             self._recipes.append(reference)  # alive as long as the fleet: restarts need it
-            shell = ray.remote(TeacherActor).options(
-                num_cpus=placement.cpus,
-                num_gpus=placement.gpus,
-                max_restarts=MAX_RESTARTS,
-                max_task_retries=MAX_RESTARTS,
-            )
             pickled = cloudpickle.dumps(reference)  # pyright: ignore[reportPrivateImportUsage]
             threads = max(1, int(placement.cpus))
             self._actors[key] = [
-                shell.remote(pickled, self._plan, threads) for _ in range(placement.num_actors)
+                self._start(placement.share, pickled, self._plan, threads)
+                for _ in range(placement.num_actors)
             ]
         return self._actors[key]
+
+    def _start(self, share: Share, *arguments: Any) -> Any:
+        """An actor where there is room for it; else where Ray thinks best, or waiting for it."""
+        node = self._seats.take(share)
+        # Soft: where the node has gone when the actor starts, or starts again, another will do.
+        strategy = NodeAffinitySchedulingStrategy(node, soft=True) if node else "DEFAULT"
+        shell = ray.remote(TeacherActor).options(
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
+            scheduling_strategy=strategy,
+        )
+        actor = shell.remote(*arguments)
+        if node:
+            self._nodes[actor] = (node, share)
+        return actor
+
+    def _end(self, actor: Any) -> None:
+        if actor in self._nodes:
+            self._seats.give_back(*self._nodes.pop(actor))
+        ray.kill(actor)
 
     def release(self, key: str) -> None:
         """End a teacher's actors; what they held is free for students."""
         for actor in self._actors.pop(key, ()):
-            ray.kill(actor)
+            self._end(actor)
 
     def keep_only(self, keys: Collection[str]) -> None:
         """End the actors of all other teachers."""
@@ -107,7 +134,7 @@ class Fleet:
         self._actors[key].remove(actor)
         if not self._actors[key]:
             del self._actors[key]
-        ray.kill(actor)
+        self._end(actor)
 
     def __enter__(self) -> Self:
         return self
@@ -122,9 +149,7 @@ class Fleet:
             self.keep_only(())
 
 
-def fits(placements: Sequence[Placement], *, workers: Mapping[str, float]) -> bool:
-    """Whether the cluster holds all teachers' actors and all students' workers at one time."""
-    total = ray.cluster_resources()
-    cpus = sum(p.num_actors * p.cpus for p in placements) + workers.get("CPU", 0.0)
-    gpus = sum(p.num_actors * p.gpus for p in placements) + workers.get("GPU", 0.0)
-    return cpus <= total.get("CPU", 0.0) and gpus <= total.get("GPU", 0.0)
+def fits(placements: Sequence[Placement], *, workers: Sequence[Share]) -> bool:
+    """Whether the cluster's nodes hold all teachers' actors and students' workers at one time."""
+    actors = [one.share for one in placements for _ in range(one.num_actors)]
+    return seat(workers, actors, Seats.of_cluster())

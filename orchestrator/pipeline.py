@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -27,6 +27,7 @@ from orchestrator.progress import RecordingProgress, TrainingProgress
 from orchestrator.recording import Recorder, RecordingError, ask
 from orchestrator.retention import Demand, Retention
 from orchestrator.runs import RunFolder
+from orchestrator.seats import Share
 from orchestrator.session import ray_session
 from orchestrator.students import (
     EpochEvent,
@@ -60,7 +61,10 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         display.note(f"all {len(finished)} runs are finished; nothing to record, nothing to train")
         return Outcome(finished, ())
     progress = TrainingProgress(display)
-    with ray_session(), Fleet(input_plan(experiment)) as fleet:
+    with (
+        ray_session(),
+        Fleet(input_plan(experiment), workers=shares_of_workers(experiment)) as fleet,
+    ):
         prepared = ready_teachers(experiment, data, fleet, display)
         check_mirror(experiment, prepared)
         jobs = student_jobs(experiment, prepared, data)
@@ -147,7 +151,7 @@ def _train(
         train_students(jobs, experiment.workers, storage=storage, on_event=on_event)
 
     if source == "served":
-        if not fits([t.serving.placement for t in prepared], workers=_resources(experiment)):
+        if not fits([t.serving.placement for t in prepared], workers=shares_of_workers(experiment)):
             raise ConfigError(
                 "signals.source: 'served' teachers answer while students train, so both must fit "
                 "side by side; lower teachers' cpus or workers.cpus, or set source: cached"
@@ -199,7 +203,7 @@ def _train_beside_recorder(
         observer,
         may_record=(lambda p: p in demand.within(ahead)) if window else (lambda _: True),
     )
-    together = fits([s.placement for s in servings], workers=_resources(experiment))
+    together = fits([s.placement for s in servings], workers=shares_of_workers(experiment))
     if window and not together:
         raise ConfigError(
             "signals.retain: 'window' deletes passes while students train, so teachers and "
@@ -246,9 +250,10 @@ class _Watch:
             self._retention.sweep()
 
 
-def _resources(experiment: Experiment) -> Mapping[str, float]:
+def shares_of_workers(experiment: Experiment) -> list[Share]:
+    """What each of a student's workers takes."""
     workers = experiment.workers
-    return {"CPU": workers.count * workers.cpus, "GPU": workers.count * workers.gpus}
+    return [Share(workers.cpus, workers.gpus)] * workers.count
 
 
 def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:
@@ -262,7 +267,7 @@ def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:
 def _measure(prepared: Sequence[PreparedTeacher], fleet: Fleet, data: Data) -> None:
     """Every teacher's test accuracy, once ever: of all at once where they fit, else in turn."""
     unknown = [teacher for teacher in prepared if filed_accuracy(teacher, data) is None]
-    if not fits([teacher.serving.placement for teacher in prepared], workers={}):
+    if not fits([teacher.serving.placement for teacher in prepared], workers=()):
         for teacher in unknown:
             serving, key = teacher.serving, teacher.serving.recording.key
             one = replace(serving.placement, num_actors=1)

@@ -24,7 +24,7 @@ from orchestrator.candidates import (
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet
 from orchestrator.maintenance import record_passes
-from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers
+from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers, shares_of_workers
 from orchestrator.preparation import PreparedTeacher
 from orchestrator.recording import Serving, merge
 from orchestrator.runs import write_atomically
@@ -114,7 +114,7 @@ def _prepared(
     """Teachers trained, and everything recorded that any trial may read; or actors that serve."""
     servings: list[Serving] = []
     checkpoints: dict[str, Path] = {}
-    fleet = stack.enter_context(Fleet(input_plan(base)))
+    fleet = stack.enter_context(Fleet(input_plan(base), workers=shares_of_workers(base)))
     for experiment in joint_experiments(representatives(base, space)):
         data: Data = load_data(experiment.data)
         prepared = ready_teachers(experiment, data, fleet, display)

@@ -1,0 +1,51 @@
+"""Actors are seated so that students' workers still find whole places on some node."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.seats import Seats, Share, seat
+
+ONE, THIRD, GPU = Share(1, 0), Share(0.3, 0), Share(1, 1)
+
+
+def nodes(*shares: Share) -> Seats:
+    return Seats({f"n{i}": share for i, share in enumerate(shares)})
+
+
+def test_what_a_sum_would_allow_may_not_fit_on_nodes() -> None:
+    assert seat([ONE, ONE], [THIRD] * 3, nodes(ONE, ONE, ONE))
+    assert not seat([ONE, ONE], [THIRD] * 4, nodes(ONE, ONE, ONE))  # 3.2 of 3 CPUs
+    assert not seat([ONE] * 2, [Share(0.6, 0)] * 2, nodes(ONE, ONE, Share(1.2 - 0.1, 0)))
+
+
+def test_actors_leave_the_places_that_workers_will_need() -> None:
+    seats = nodes(ONE, ONE, ONE)
+    assert seat([ONE, ONE], (), seats)
+    taken = {seats.take(THIRD) for _ in range(3)}
+    assert len(taken) == 1, "a third of each node would leave no worker a place"
+    assert seats.take(THIRD) is None
+
+
+def test_actors_spread_and_workers_stay_together() -> None:
+    wide = nodes(Share(4, 0), Share(4, 0))
+    assert {wide.take(ONE) for _ in range(2)} == {"n0", "n1"}
+    wide = nodes(Share(4, 0), Share(4, 0))
+    assert len({wide.take(ONE, together=True) for _ in range(3)}) == 1
+
+
+def test_gpus_are_kept_for_those_who_ask() -> None:
+    seats = nodes(Share(8, 2), Share(2, 0))
+    assert [seats.take(ONE) for _ in range(3)] == ["n1", "n1", "n0"]
+    assert seats.take(GPU) == "n0"
+    assert not seat([GPU] * 3, (), nodes(Share(8, 2), Share(2, 0)))
+
+
+@pytest.mark.parametrize("cpus", [0.1, 0.3, 0.7])
+def test_what_is_given_back_can_be_taken_again(cpus: float) -> None:
+    seats, share = nodes(ONE), Share(cpus, 0)
+    for _ in range(50):
+        taken = [node for _ in range(10) if (node := seats.take(share))]
+        assert len(taken) == int(1 / cpus + 1e-6)
+        for node in taken:
+            seats.give_back(node, share)
