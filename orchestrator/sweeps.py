@@ -28,6 +28,7 @@ from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers, 
 from orchestrator.preparation import PreparedTeacher
 from orchestrator.recording import Serving, merge
 from orchestrator.runs import write_atomically
+from orchestrator.seats import Seats, Share, seat
 from orchestrator.session import check_state_api, ray_session
 from orchestrator.sweep_plan import Plan, check_plan, file_plan, proposals, sweep_folder
 from orchestrator.sweep_progress import SweepProgress
@@ -82,28 +83,26 @@ def _explained(trials: Sequence[Trial], errors: Mapping[int, str]) -> list[Trial
 
 
 def concurrency(base: Experiment) -> int:
-    """How many trials fit beside the teachers. Raises ConfigError where not one does."""
-    import ray
+    """How many trials fit beside the teachers, node by node. Raises ConfigError where not one does.
 
-    workers = base.workers
-    count = max(1, workers.count)
-    needed = {"CPU": count * workers.cpus, "GPU": count * workers.gpus}
-    held = {"CPU": 0.0, "GPU": 0.0}
-    if base.signals.source == "served":
-        for teacher in base.teachers:
-            held["CPU"] += teacher.actors * teacher.cpus
-            held["GPU"] += teacher.actors * teacher.gpus
-    total = {kind: ray.cluster_resources().get(kind, 0.0) for kind in needed}
-    room = min(
-        math.floor((total[kind] - held[kind]) / amount + 1e-9)
-        for kind, amount in needed.items()
-        if amount
-    )
-    if room < 1:
+    A trial is seated whole: a CPU on each of two nodes is no place for a worker of two.
+    """
+    workers, seats = base.workers, Seats.of_cluster()
+    trial = shares_of_workers(base) or [Share(workers.cpus, workers.gpus)]
+    cpus, gpus = sum(n.cpus for n in seats.left.values()), sum(n.gpus for n in seats.left.values())
+    most = max((node.cpus for node in seats.left.values()), default=0.0)
+    teachers = base.teachers if base.signals.source == "served" else ()
+    held = [Share(t.cpus, t.gpus) for t in teachers for _ in range(t.actors)]
+    room = 0
+    if seat((), held, seats):
+        while seat(trial, (), seats):
+            room += 1
+    if not room:
         raise ConfigError(
-            f"workers: a trial of {count} × {workers.cpus:g} CPUs and {workers.gpus:g} GPUs does "
-            f"not fit beside teachers that hold {held['CPU']:g} CPUs and {held['GPU']:g} GPUs of "
-            f"{total['CPU']:g} and {total['GPU']:g}; lower workers.count or workers.cpus"
+            f"workers: a trial of {len(trial)} × {workers.cpus:g} CPUs and {workers.gpus:g} GPUs "
+            f"does not fit beside teachers that hold {sum(h.cpus for h in held):g} CPUs and "
+            f"{sum(h.gpus for h in held):g} GPUs of {cpus:g} and {gpus:g}, at most {most:g} CPUs "
+            "on a node; lower workers.count or workers.cpus"
         )
     return room
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from distill.loading import ConfigError, load_experiment
 from orchestrator.seats import Seats, Share, seat
+from orchestrator.sweeps import concurrency
 
 ONE, THIRD, GPU = Share(1, 0), Share(0.3, 0), Share(1, 1)
 
@@ -49,3 +51,19 @@ def test_what_is_given_back_can_be_taken_again(cpus: float) -> None:
         assert len(taken) == int(1 / cpus + 1e-6)
         for node in taken:
             seats.give_back(node, share)
+
+
+@pytest.mark.parametrize(
+    ("workers", "room"),
+    [("{count: 0, cpus: 1}", 3), ("{count: 1, cpus: 0.5}", 6), ("{count: 2, cpus: 1}", 1)],
+)
+def test_trials_are_seated_whole(monkeypatch: pytest.MonkeyPatch, workers: str, room: int) -> None:
+    monkeypatch.setattr(Seats, "of_cluster", lambda: nodes(ONE, ONE, ONE))
+    assert concurrency(load_experiment("demo", [f"workers={workers}"])) == room
+
+
+def test_a_worker_that_no_node_holds_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seats, "of_cluster", lambda: nodes(ONE, ONE, ONE))
+    experiment = load_experiment("demo", ["workers={count: 1, cpus: 2}"])
+    with pytest.raises(ConfigError, match=r"1 × 2 CPUs .* does not fit .* at most 1 CPUs on a nod"):
+        concurrency(experiment)
