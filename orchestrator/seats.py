@@ -24,10 +24,10 @@ class Share:
     def holds(self, other: Share) -> bool:
         return other.cpus <= self.cpus + _ROUNDING and other.gpus <= self.gpus + _ROUNDING
 
-    def without(self, other: Share) -> Share:
+    def __sub__(self, other: Share) -> Share:
         return Share(self.cpus - other.cpus, self.gpus - other.gpus)
 
-    def with_(self, other: Share) -> Share:
+    def __add__(self, other: Share) -> Share:
         return Share(self.cpus + other.cpus, self.gpus + other.gpus)
 
 
@@ -68,11 +68,11 @@ class Seats:
             return 0 if share.gpus else left.gpus, left.cpus if together else -left.cpus
 
         best = min(found, key=rank)
-        self.left[best] = self.left[best].without(share)
+        self.left[best] = self.left[best] - share
         return best
 
     def give_back(self, node: str, share: Share) -> None:
-        self.left[node] = self.left[node].with_(share)
+        self.left[node] = self.left[node] + share
 
 
 def seat(workers: Iterable[Share], actors: Iterable[Share], seats: Seats) -> bool:
