@@ -64,13 +64,14 @@ def make(
     optimizer: SGD | AdamW = HEAVY_BALL,
     workers: Workers = ALONE,
     norm: str = "batch",
+    channels_last: bool = False,
     **settings: Any,
 ) -> AdaptiveTeacherLearner:
     return AdaptiveTeacherLearner(
         network("cnn_s", seed=1, norm=norm),
         build(names, **settings),
         optimizer=optimizer,
-        compute=Compute(torch.device("cpu"), workers),
+        compute=Compute(torch.device("cpu"), workers, channels_last=channels_last),
     )
 
 

@@ -26,6 +26,7 @@ from orchestrator.sources import NoSource
 from tests.helpers import CPU, Diary, flat_weights, tiny, write_noise
 from tests.meta import CLASSES, WIDTH, batch_of, same
 from tests.residents import (
+    ARCHS,
     NOTHING,
     START,
     body,
@@ -66,6 +67,13 @@ def test_every_parameter_has_one_optimizer() -> None:
     assert set.intersection(*groups) == set()
     assert set.union(*groups) == {id(value) for m in modules for value in m.parameters()}
     assert groups[1] == {id(value) for value in learner.method.classifiers.parameters()}
+
+
+def test_channels_last_lays_out_teachers_and_adapters_too() -> None:
+    parts = make(channels_last=True).method.parts
+    kernels = [value for value in parts.parameters() if value.ndim == 4 and value.shape[-1] > 1]
+    assert len(kernels) > len(ARCHS)
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in kernels)
 
 
 def test_everything_of_a_teacher_moves() -> None:

@@ -43,7 +43,7 @@ class AdaptiveTeacherLearner:
         self.method = method
         self._student = student
         place(student, compute)
-        method.parts.to(compute.device)
+        place(method.parts, compute)
         classifiers = list(method.classifiers.parameters())
         apart = set(classifiers)
         rest = [value for value in method.parts.parameters() if value not in apart]

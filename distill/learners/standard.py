@@ -42,7 +42,7 @@ class StandardLearner:
         self.method = method
         self._student = student
         place(student, compute)
-        method.parts.to(compute.device)
+        place(method.parts, compute)
         if parameters is None:
             parameters = [*student.parameters(), *method.parts.parameters()]
         self.clip_norm = optimizer.clip_norm
