@@ -14,7 +14,7 @@ from orchestrator.display import Display
 from orchestrator.fleet import Fleet, fits
 from orchestrator.jobs import bytes_of_a_pass, next_epoch, student_jobs
 from orchestrator.layout import StoreError
-from orchestrator.preflight import check_data, checkpoint_path
+from orchestrator.preflight import check_data
 from orchestrator.preparation import (
     PreparedTeacher,
     file_accuracy,
@@ -37,6 +37,8 @@ from orchestrator.students import (
     StudentJob,
     train_students,
 )
+from orchestrator.teacher_checks import checkpoint_path
+from orchestrator.teacher_networks import check_networks
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
 from orchestrator.teachers import AnswerError, InputPlan
 
@@ -123,6 +125,7 @@ def ready_teachers(
 def train_missing(experiment: Experiment, data: Data, display: Display) -> None:
     """Train the automatic teachers that are not on file. Raises StudentError."""
     if missing := untrained(experiment, data):
+        check_networks(experiment, data)  # what is wrong with others is told before hours of work
         display.note(f"teachers to train first: {', '.join(t.name for t in missing)}")
         progress = TrainingProgress(display)
         train_teachers(experiment, data, on_event=progress.on_event)

@@ -9,6 +9,7 @@ import torch
 
 from distill.models.base import feature_shapes
 from distill.models.catalog import check_architecture, taps_of
+from orchestrator.teacher_checks import network_problems
 from tests.networks import build
 
 
@@ -56,3 +57,5 @@ def test_without_timm_the_command_that_installs_it_is_named(
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"needs timm.*pip install 'tutelage\[timm\]'"):
         build("timm/test_resnet")
+    (problem,) = network_problems("timm/test_resnet", {}, "teachers[0]")  # before torch is imported
+    assert problem.startswith("teachers[0].arch: 'timm/test_resnet' needs timm")
