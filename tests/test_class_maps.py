@@ -215,6 +215,8 @@ def own_network(*, num_classes: int, in_channels: int, image_size: int, kind: st
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(pixels, 8), last]
     if kind == "scaled":
         layers.append(nn.LayerNorm(num_classes))
+    if kind == "softmax":  # over ten classes, or over three
+        layers.append(nn.LogSoftmax(1))
     if kind == "two sizes":
         layers[1] = nn.Sequential(nn.Linear(pixels, num_classes + 9), nn.Linear(num_classes + 9, 8))
     return nn.Sequential(*layers)
@@ -225,6 +227,7 @@ def own_network(*, num_classes: int, in_channels: int, image_size: int, kind: st
     [
         ("plain", ""),
         ("scaled", "its classes cannot be cut from its last layer"),
+        ("softmax", "its classes cannot be cut: its logits are not those of its last linear layer"),
         ("two sizes", "is another network for 3 classes than for 10 with its last layer cut"),
     ],
 )
