@@ -1,0 +1,111 @@
+"""How Sphinx makes the site: ``make docs`` builds it into ``build/site``; a warning is an error."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from sphinx.application import Sphinx
+
+from distill import __version__
+
+project = "Tutelage"
+release = __version__
+html_title = "Tutelage"
+html_theme = "furo"
+html_show_copyright = False
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}
+exclude_patterns = ["**/.ipynb_checkpoints"]
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4  # as GitHub names them, so that links work in both places
+
+autodoc_default_options = {"member-order": "bysource", "exclude-members": "model_config"}
+# Annotations stay as they are written: Float[Tensor, "B C"] says more than Tensor does.
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+add_module_names = False
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+
+
+def fields_of(cls: type) -> Iterator[str]:
+    """A list in reStructuredText: what a class declares, and the comments that stand at it."""
+    lines = textwrap.dedent(inspect.getsource(cls)).splitlines()
+    (tree,) = ast.parse("\n".join(lines)).body
+    assert isinstance(tree, ast.ClassDef)
+    for node in tree.body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        if node.target.id.startswith("_") or "ClassVar" in ast.unparse(node.annotation):
+            continue
+        comment = _comment(lines, first=node.lineno - 1, last=(node.end_lineno or node.lineno) - 1)
+        # In literal text a backtick has no escape; none of our annotations has one.
+        yield f"- ``{' '.join(ast.unparse(node).split())}``" + (f": {comment}" if comment else "")
+
+
+def _comment(lines: list[str], *, first: int, last: int) -> str:
+    """The comment behind a field, or the lines of comment above it, without markup."""
+    behind = re.search(r"  # (.*)$", lines[last])
+    above: list[str] = []
+    while lines[first - 1].strip().startswith("#"):
+        first -= 1
+        above.insert(0, lines[first].strip("# "))
+    found = [*above, *([behind[1]] if behind else [])]
+    return re.sub(r"([*`|_\\])", r"\\\1", " ".join(found))
+
+
+def add_fields(
+    app: Sphinx, what: str, name: str, subject: object, options: Any, lines: list[str]
+) -> None:
+    """Say of a class what can be given, which its docstring leaves to the source's comments."""
+    del app, name, options
+    if what == "class" and isinstance(subject, type) and subject.__dict__.get("__annotations__"):
+        fields = list(fields_of(subject))
+        if fields:
+            lines += ["", *fields, ""]
+
+
+def hide_signature(
+    app: Sphinx, what: str, name: str, subject: object, options: Any, *signature: str | None
+) -> tuple[str, None] | None:
+    """Of a configuration: pydantic resolves its fields' names; the list shows them as written."""
+    del app, name, options, signature
+    hidden = what == "class" and isinstance(subject, type) and issubclass(subject, BaseModel)
+    return ("", None) if hidden else None
+
+
+def read_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
+    """A notebook as a page: its text, its code, and what the code printed when it was saved."""
+    if app.env.doc2path(docname).suffix != ".ipynb":
+        return
+    cells = json.loads(source[0])["cells"]
+    source[0] = "\n\n".join(part for cell in cells for part in _cell(cell))
+
+
+def _cell(cell: dict[str, Any]) -> Iterator[str]:
+    text = "".join(cell["source"])
+    if cell["cell_type"] != "code":
+        yield text
+        return
+    yield f"````python\n{text}\n````"
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if "image/png" in data:
+            picture = "".join(data["image/png"]).replace("\n", "")
+            yield f'<img src="data:image/png;base64,{picture}" alt="what the code above draws">'
+        elif shown := "".join(data.get("text/plain", output.get("text", ""))).rstrip():
+            yield f"````text\n{shown}\n````"
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", add_fields)
+    app.connect("autodoc-process-signature", hide_signature)
+    app.connect("source-read", read_notebook)
