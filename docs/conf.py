@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import logging
 import re
 import textwrap
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def add_fields(
 ) -> None:
     """Say of a class what can be given, which its docstring leaves to the source's comments."""
     del app, name, options
-    if what == "class" and isinstance(subject, type) and subject.__dict__.get("__annotations__"):
+    if what == "class" and isinstance(subject, type) and inspect.get_annotations(subject):
         fields = list(fields_of(subject))
         if fields:
             lines += ["", *fields, ""]
@@ -106,6 +107,10 @@ def _cell(cell: dict[str, Any]) -> Iterator[str]:
 
 
 def setup(app: Sphinx) -> None:
+    # index.md lists whatever tutorials and results there are; that there are none is no mistake.
+    logging.getLogger("sphinx.sphinx.directives.other").addFilter(
+        lambda record: getattr(record, "subtype", None) != "empty_glob"
+    )
     app.connect("autodoc-process-docstring", add_fields)
     app.connect("autodoc-process-signature", hide_signature)
     app.connect("source-read", read_notebook)

@@ -69,7 +69,7 @@ def _cells(notebook: Path) -> Iterator[Block]:
 
 
 def commands(block: Block) -> list[list[str]]:
-    """A block's commands as words: lines joined where they end in a backslash, comments left out."""
+    """A block's commands as words; a backslash joins lines, and comments are left out."""
     lines = block.text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
