@@ -5,23 +5,31 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import logging
 import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from docutils import nodes
+from latex2mathml.converter import convert
 from pydantic import BaseModel
 from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
 
 from distill import __version__
+
+logger = logging.getLogger(__name__)
 
 project = "Tutelage"
 release = __version__
 html_title = "Tutelage"
 html_theme = "furo"
 html_show_copyright = False
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+html_math_renderer = "mathml"  # made here: no script of another site's, and bad TeX is an error
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 exclude_patterns = ["**/.ipynb_checkpoints"]
 
@@ -106,9 +114,20 @@ def _cell(cell: dict[str, Any]) -> Iterator[str]:
             yield f"````text\n{shown}\n````"
 
 
+def write_math(writer: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """A formula as MathML, which browsers draw by themselves."""
+    is_block = isinstance(node, nodes.math_block)
+    formula = convert(node.astext(), display="block" if is_block else "inline")
+    if "\\" in formula:  # what the converter does not know stays as it was
+        logger.warning("no MathML for all of %s", node.astext(), location=node)
+    writer.body.append(f'<div class="formula">{formula}</div>' if is_block else formula)
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     # index.md lists whatever tutorials and results there are; that there are none is no mistake.
-    logging.getLogger("sphinx.sphinx.directives.other").addFilter(
+    logging.getLogger("sphinx.directives.other").logger.addFilter(
         lambda record: getattr(record, "subtype", None) != "empty_glob"
     )
     app.connect("autodoc-process-docstring", add_fields)
