@@ -32,6 +32,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_math_renderer = "mathml"  # made here: no script of another site's, and bad TeX is an error
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 exclude_patterns = ["**/.ipynb_checkpoints"]
+suppress_warnings = ["misc.highlighting_failure"]  # a lexer's doubt, not a mistake of a page
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # as GitHub names them, so that links work in both places

@@ -13,11 +13,13 @@ import importlib
 import inspect
 import io
 import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import click
 from packaging.requirements import Requirement
 
 from distill import run
@@ -26,7 +28,7 @@ from distill.config import Experiment
 from distill.loading import load_experiment, shipped_experiments
 from distill.methods import method_names
 from orchestrator.preflight import check
-from tests.doc_files import ROOT
+from tests.doc_files import DOCS, ROOT
 
 _JOINTS = ("&&", "||", "|", ";")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*=.*")
@@ -206,36 +208,34 @@ def _pip(words: Sequence[str]) -> None:
 
 def _ray(words: Sequence[str]) -> None:
     """Ray's own parser; what is handed on to a node is a command of ours."""
-    import click
     from ray.scripts.scripts import cli
 
     group, context = cli, click.Context(cli, info_name="ray")
-    ours: Sequence[str] = ()
-    if "--" in words:
-        at = list(words).index("--")
-        words, ours = words[:at], words[at + 1 :]
+    name = None
     while isinstance(group, click.Group):
         name, group, words = group.resolve_command(context, list(words))
         assert group is not None, "Ray refuses an unknown subcommand itself"
-        if not isinstance(group, click.Group):
-            break
-    placeholder = ["-"] if ours and "entrypoint" in {one.name for one in group.params} else []
-    context = group.make_context(name, [*words, *placeholder], parent=context)
-    _handed_on(name or "", context, ours)
-
-
-def _handed_on(name: str, context: object, ours: Sequence[str]) -> None:
-    given: dict[str, object] = context.params  # pyright: ignore[reportAttributeAccessIssue]
+    given = group.make_context(name, list(words), parent=context).params
     if "cluster_config_file" in given:
-        _file(str(given["cluster_config_file"]))
-    if name == "submit":
-        _python([str(given["script"]), *ours])
-    elif name == "exec":
-        import shlex
+        _file(given["cluster_config_file"])
+    if "script" in given:
+        _python([given["script"], *given["script_args"]])
+    elif "cmd" in given:
+        check_command(shlex.split(given["cmd"]))
+    elif "entrypoint" in given:
+        check_command(given["entrypoint"])
 
-        check_command(shlex.split(str(given["cmd"])))
-    elif ours:
-        check_command(ours)
+
+def _kubectl(words: Sequence[str]) -> None:
+    """Files that are applied are there; a secret that is made is one that some file asks for."""
+    if words[:3] == ["create", "secret", "generic"]:
+        files = (DOCS / "clusters").glob("*.yaml")
+        if not any(words[3] in file.read_text() for file in files):
+            raise CommandError(f"no file in docs/clusters asks for a secret '{words[3]}'")
+    elif words[:2] == ["apply", "-f"]:
+        _file(words[2])
+    else:
+        raise CommandError(f"no check for 'kubectl {' '.join(words)}'; write one")
 
 
 def _file(name: str) -> None:
@@ -260,6 +260,7 @@ _CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "make": _make,
     "pip": _pip,
     "ray": _ray,
+    "kubectl": _kubectl,
     "cd": _cd,
     "export": _export_variable,
 }
