@@ -46,7 +46,7 @@ def notebooks() -> list[Path]:
 
 
 def blocks(*kinds: str) -> list[Block]:
-    """The fenced blocks of some kinds on all pages, and the code cells of notebooks as python."""
+    """The fenced blocks of some kinds on all pages, and notebooks' cells: python, and ``!`` sh."""
     found = [block for page in pages() for block in _fenced(page)]
     found += [cell for notebook in notebooks() for cell in _cells(notebook)]
     return [block for block in found if block.kind in kinds]
@@ -64,8 +64,14 @@ def _fenced(page: Path) -> Iterator[Block]:
 
 def _cells(notebook: Path) -> Iterator[Block]:
     for number, cell in enumerate(json.loads(notebook.read_text())["cells"], start=1):
-        if cell["cell_type"] == "code":
-            yield Block(notebook, number, "python", "".join(cell["source"]) + "\n")
+        if cell["cell_type"] != "code":
+            continue
+        lines = "".join(cell["source"]).splitlines()
+        code = [line for line in lines if not line.startswith(("!", "%"))]
+        yield Block(notebook, number, "python", "\n".join(code) + "\n")
+        shell = [line[1:] for line in lines if line.startswith("!")]
+        if shell:
+            yield Block(notebook, number, "sh", "\n".join(shell) + "\n")
 
 
 def commands(block: Block) -> list[list[str]]:

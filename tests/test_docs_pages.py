@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote
 
 import pytest
 
+from distill.config import Schedule
 from distill.loading import load_experiment
 from distill.methods import MethodConfig, config_class, method_names
 from distill.taps import known_taps
@@ -112,3 +115,33 @@ def pattern(message: str) -> str:
     """The constant parts of a message, in order within one text of the source."""
     parts = [part for part in message.split("…") if part]
     return "[^\n]*?".join(map(re.escape, parts))
+
+
+@pytest.fixture(scope="module")
+def site() -> ModuleType:
+    """How the site is made."""
+    spec = importlib.util.spec_from_file_location("site_conf", DOCS / "conf.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_tells_fields_with_their_comments(site: ModuleType) -> None:
+    fields = list(site.fields_of(Schedule))
+    assert fields[0] == "- ``epochs: PositiveInt = 240``"
+    assert fields[1] == "- ``batch_size: PositiveInt = 64``: global: over all workers"
+    assert any(
+        line.endswith(
+            "150, 180 and 210 of 240 epochs (Tian et al., ICLR 2020), as fractions of training."
+        )
+        for line in fields
+    )
+
+
+def test_a_notebooks_cell_is_shown_with_what_it_printed(site: ModuleType) -> None:
+    printed = {"output_type": "stream", "text": ["2\n"]}
+    cell = {"cell_type": "code", "source": ["print(1 + 1)"], "outputs": [printed]}
+    assert list(site._cell(cell)) == ["````python\nprint(1 + 1)\n````", "````text\n2\n````"]
+    assert list(site._cell({"cell_type": "markdown", "source": ["# A"]})) == ["# A"]
