@@ -70,20 +70,19 @@ def check_stored(teacher: Teacher, found: ClassMap, stored: int, *, num_classes:
 
     Raises ValueError that begins with the teacher's field.
     """
-    path = f"'{teacher.checkpoint}'"
     if teacher.outputs:
         check_outputs(teacher.outputs, stored)
     elif teacher.classes and len(teacher.classes) != stored:
         raise ValueError(
-            f"classes: {len(teacher.classes)} names, and {path} has {stored} outputs; name every "
-            "one, in its order"
+            f"classes: {len(teacher.classes)} names, and '{teacher.checkpoint}' has {stored} "
+            "outputs; name every one, in its order"
         )
     elif found.num_outputs not in (None, stored):
         whose = "training.data" if found.outputs else "the data"
         raise ValueError(
-            f"checkpoint: {path} has {stored} classes, {whose} has {found.num_outputs}; say which "
-            f"{num_classes} of its outputs are the data's classes by outputs or classes, or give a "
-            "teacher of this data"
+            f"checkpoint: '{teacher.checkpoint}' has {stored} classes, {whose} has "
+            f"{found.num_outputs}; say which {num_classes} of its outputs are the data's classes "
+            "by outputs or classes, or give a teacher of this data"
         )
 
 

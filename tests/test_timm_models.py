@@ -32,7 +32,8 @@ def test_networks_of_timm_are_tapped_by_module_path() -> None:
 
 
 def test_a_transformer_of_timm_is_built_for_the_size_of_the_images() -> None:
-    assert feature_shapes(build("timm/test_vit", image_size=48), 3, 48)["logits"] == (10,)
+    model = build("timm/test_vit_relpos", image_size=64)
+    assert feature_shapes(model, 3, 64)["logits"] == (10,)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,16 @@ def test_a_transformer_of_timm_is_built_for_the_size_of_the_images() -> None:
     [
         ("resnet19", {}, r"no classifier 'resnet19'; did you mean .*'resnet1"),
         ("xyzzyxyzzy", {}, r"no classifier 'xyzzyxyzzy'; see timm.list_models"),
-        ("test_resnet", {"pretrained": True}, "cannot be built with .*pretrained"),
-        ("test_resnet", {"checkpoint_path": "x.pt"}, "cannot be built with .*checkpoint_path"),
+        (
+            "test_resnet",
+            {"pretrained": True},
+            "cannot be built with .*multiple values .*pretrained",
+        ),
+        (
+            "test_resnet",
+            {"checkpoint_path": "x.pt"},
+            "cannot be built with .*multiple values .*checkpoint_path",
+        ),
         ("test_resnet", {"no_such_thing": 1}, "cannot be built with .*no_such_thing"),
         ("test_resnet", {"features_only": True}, r"gave list, not logits"),
     ],

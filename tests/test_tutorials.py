@@ -1,20 +1,15 @@
-"""What the tutorials say works: their commands are taken, and the phone's experiment is run."""
+"""The phone's tutorial, from a folder of photos to the file, small."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import pytest
 import torch
-from PIL import Image
 
-from distill.arguments import make_parser
-from distill.datasets import DataConfig, load_data
+from distill.datasets import load_data
 from distill.loading import load_experiment
 from distill.models.checkpoints import save_weights
 from orchestrator.export_plan import plan_export
@@ -24,47 +19,15 @@ from orchestrator.preflight import check
 from orchestrator.students import TeacherFacts, train_students
 from tests.helpers import prepare
 from tests.networks import build
+from tests.tutorial_world import CLASSES, phone_yaml, write_photos
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = [DOCS / "own.md", *sorted((DOCS / "tutorials").glob("*.md"))]
-CLASSES = ("bus", "car", "tram")
 SIZE = 32
 TEACHERS = (("squeezenet1_1", 3), ("squeezenet1_1", 3), ("resnet18", 5))  # small ones, and classes
-COMMANDS = (
-    *("train", "tune", "plan", "cache", "probe", "verify", "show", "compare", "board", "export"),
-    "doctor",
-)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_are_taken(page: Path) -> None:
-    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
-    commands = [shlex.split(line, comments=True) for line in lines if "tutelage " in line]
-    assert commands
-    parser = make_parser(dict.fromkeys(COMMANDS, lambda _: 0))
-    for command in commands:
-        assert parser.parse_args(command[command.index("tutelage") + 1 :]).run
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A few real images of three classes, as files in folders."""
-    data = load_data(DataConfig(name="fashion_mnist_mini", classes=[1, 7, 8], validation=0))
-    for part, split, count in (("train", data.train, 8), ("test", data.test, 3)):
-        for label, name in enumerate(CLASSES):
-            (tmp_path / "photos" / part / name).mkdir(parents=True)
-            images, _ = split.gather(np.flatnonzero(split.labels == label)[:count])
-            for index, image in enumerate(images):
-                file = tmp_path / "photos" / part / name / f"{index}.png"
-                Image.fromarray(image[0]).save(file)
-    return tmp_path / "photos"
 
 
 def phone(folder: Path, photos: Path) -> list[str]:
     """The page's experiment in ``folder``, and what makes it small; teachers have drawn weights."""
-    (text,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "tutorials" / "phone.md").read_text(), re.S)
-    (folder / "phone.yaml").write_text(text)
+    (folder / "phone.yaml").write_text(phone_yaml())
     overrides = [
         f"data.root={photos}",
         f"data.image_size={SIZE}",
@@ -86,8 +49,8 @@ def phone(folder: Path, photos: Path) -> list[str]:
     return overrides
 
 
-def test_three_models_become_one_for_a_phone(tmp_path: Path, photos: Path) -> None:
-    overrides = phone(tmp_path, photos)
+def test_three_models_become_one_for_a_phone(tmp_path: Path) -> None:
+    overrides = phone(tmp_path, write_photos(tmp_path / "photos"))
     experiment = load_experiment(str(tmp_path / "phone.yaml"), overrides)
     check(experiment, num_cpus=2)
     prepared = prepare(experiment)
