@@ -26,6 +26,7 @@ from distill.methods import MethodConfig, config_class
 from distill.models.catalog import check_architecture, check_taps
 from distill.storage import runs_folder
 from distill.views import CropFlip, ViewSpace
+from distill.workers_config import Gpus, Workers
 
 AUTO = "auto"
 EMBEDDED = "embedded/"
@@ -161,7 +162,7 @@ class Teacher(_Frozen):
     training: Training = Training()
     actors: PositiveInt = 1
     cpus: float = Field(default=1.0, ge=0)  # of each actor
-    gpus: float = Field(default=0.0, ge=0)
+    gpus: Gpus = 0.0  # below 1: actors share a GPU
     batch_size: PositiveInt = 256  # of a forward pass
 
     @field_validator("arch")
@@ -214,26 +215,6 @@ class Signals(_Frozen):
                     f"{name}: records in a folder are read in place, not mirrored; leave it out, "
                     "or set root to a URL such as s3://bucket/prefix"
                 )
-        return self
-
-
-@final
-class Workers(_Frozen):
-    """Who trains a student: this process (count 0), or Ray Train workers."""
-
-    count: int = Field(default=1, ge=0)
-    cpus: PositiveFloat = 1.0  # of each worker
-    gpus: float = Field(default=0.0, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
-    sync_batchnorm: bool = False
-
-    @model_validator(mode="after")
-    def _sync_needs_gpus(self) -> Self:
-        if self.sync_batchnorm and not self.gpus:
-            raise ValueError(
-                "sync_batchnorm: runs on GPUs alone; set gpus: 1, or sync_batchnorm: false"
-            )
         return self
 
 
