@@ -217,8 +217,9 @@ def gpus_are_shared_as_seats_say() -> None:
     assert not fits([most, half], workers=())
     taken = placement_group([{"GPU": 0.75}] * 2)
     assert taken.wait(30)
-    wide, narrow = placement_group([{"GPU": 0.5}]), placement_group([{"GPU": 0.25}])
+    narrow = placement_group([{"GPU": 0.25}])
     assert narrow.wait(30)
+    wide = placement_group([{"GPU": 0.5}])  # last: others would queue behind it
     assert not wide.wait(1)
     for group in (taken, wide, narrow):
         remove_placement_group(group)
