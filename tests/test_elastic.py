@@ -177,6 +177,7 @@ def test_students_grow_and_shrink_with_the_cluster_and_end_as_one_worker_would(
         thread.start()
         assert started(events, "of 1 to 2") == StartEvent(job.title, 3, 0, 1)
         record(0)
+        ended(events, 1)
         joined = cluster.add_node(num_cpus=2, num_gpus=2)
         gpus_are_shared_as_seats_say()
         assert started(events, "joined") == StartEvent(job.title, 3, 1, 2)
