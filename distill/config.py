@@ -27,6 +27,7 @@ from distill.models.catalog import check_architecture, check_taps
 from distill.signals_config import Signals
 from distill.storage import runs_folder
 from distill.views import CropFlip, ViewSpace
+from distill.workers_config import Gpus, Workers
 
 AUTO = "auto"
 EMBEDDED = "embedded/"
@@ -162,7 +163,7 @@ class Teacher(Frozen):
     training: Training = Training()
     actors: PositiveInt = 1
     cpus: float = Field(default=1.0, ge=0)  # of each actor
-    gpus: float = Field(default=0.0, ge=0)
+    gpus: Gpus = 0.0  # below 1: actors share a GPU
     batch_size: PositiveInt = 256  # of a forward pass
 
     @field_validator("arch")
@@ -204,26 +205,6 @@ class Teacher(Frozen):
         # Without an arch that is the mistake to tell of, not the name.
         arch = str(value.get("arch", "teacher"))
         return {"name": arch.rpartition("/")[2].replace(":", "."), **value}
-
-
-@final
-class Workers(Frozen):
-    """Who trains a student: this process (count 0), or Ray Train workers."""
-
-    count: int = Field(default=1, ge=0)
-    cpus: PositiveFloat = 1.0  # of each worker
-    gpus: float = Field(default=0.0, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
-    sync_batchnorm: bool = False
-
-    @model_validator(mode="after")
-    def _sync_needs_gpus(self) -> Self:
-        if self.sync_batchnorm and not self.gpus:
-            raise ValueError(
-                "sync_batchnorm: runs on GPUs alone; set gpus: 1, or sync_batchnorm: false"
-            )
-        return self
 
 
 @final

@@ -26,8 +26,8 @@ from orchestrator.probe_tables import file_tables
 from orchestrator.progress import RecordingProgress, TrainingProgress
 from orchestrator.recording import Recorder, RecordingError, ask
 from orchestrator.retention import Demand, Retention
+from orchestrator.room import check_room, shares_of_workers
 from orchestrator.runs import RunFolder
-from orchestrator.seats import Share
 from orchestrator.session import ray_session
 from orchestrator.students import (
     EpochEvent,
@@ -67,6 +67,7 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         ray_session(),
         Fleet(input_plan(experiment), workers=shares_of_workers(experiment)) as fleet,
     ):
+        check_room(experiment, display.note)
         prepared = ready_teachers(experiment, data, fleet, display)
         check_mirror(experiment, prepared)
         jobs = student_jobs(experiment, prepared, data)
@@ -151,7 +152,9 @@ def _train(
             if demand is not None:
                 demand.on_event(event)
 
-        train_students(jobs, experiment.workers, storage=storage, on_event=on_event)
+        train_students(
+            jobs, experiment.workers, storage=storage, on_event=on_event, held=fleet.held
+        )
 
     if source == "served":
         if not fits([t.serving.placement for t in prepared], workers=shares_of_workers(experiment)):
@@ -251,12 +254,6 @@ class _Watch:
                 return
         if self._retention is not None:
             self._retention.sweep()
-
-
-def shares_of_workers(experiment: Experiment) -> list[Share]:
-    """What each of a student's workers takes."""
-    workers = experiment.workers
-    return [Share(workers.cpus, workers.gpus)] * workers.count
 
 
 def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from distill.signals import LOGITS, SignalSpec, iterate_specs
 from distill.taps import known_taps
 from orchestrator.codecs import codec_name, make_codec
 from orchestrator.remote import RemoteError, check_remote, is_remote
+from orchestrator.room import misfits_here
 from orchestrator.teacher_checks import network_problems, teacher_problems
 
 LOCAL_CPUS = os.cpu_count() or 1
@@ -47,9 +48,9 @@ def check(
     problems += _codecs(experiment, info)
     problems += _batch(experiment)
     problems += _location(experiment.signals)
-    if not os.environ.get("RAY_ADDRESS"):  # a cluster may grow: there Ray itself decides
-        problems += _cpus(experiment, num_cpus)
-        problems += _gpus(experiment, has_gpu() if with_gpu is None else with_gpu)
+    if not os.environ.get("RAY_ADDRESS"):  # what a cluster holds is known once it is joined
+        with_gpu = has_gpu() if with_gpu is None else with_gpu
+        problems += misfits_here(experiment, num_cpus=num_cpus, with_gpu=with_gpu)
     if problems or info is None:
         raise ConfigError("\n".join(problems))
     return info
@@ -105,8 +106,9 @@ def _requirements(method: MethodConfig, experiment: Experiment) -> list[str]:
     setting = Setting(
         optimizer=experiment.optimizer.name,
         batch_size=experiment.schedule.batch_size,
-        num_workers=max(1, experiment.workers.count),
+        num_workers=max(1, experiment.workers.most),
         sync_batchnorm=experiment.workers.sync_batchnorm,
+        is_elastic=experiment.workers.least < experiment.workers.most,
     )
     found = (requirement(method, setting) for requirement in method.requirements)
     return [text for text in found if text]
@@ -182,43 +184,11 @@ def _location(signals: Signals) -> list[str]:
 
 
 def _batch(experiment: Experiment) -> list[str]:
-    count, size = experiment.workers.count, experiment.schedule.batch_size
-    if count <= size:
+    workers, size = experiment.workers, experiment.schedule.batch_size
+    if workers.most <= size:
         return []
+    field = "workers.max" if workers.is_elastic else "workers.count"
     return [
-        f"workers.count: {count} workers cannot share a batch of {size}; set workers.count lower, "
-        "or schedule.batch_size higher"
-    ]
-
-
-def _cpus(experiment: Experiment, num_cpus: int) -> list[str]:
-    """What one machine's CPUs cannot hold."""
-    problems: list[str] = []
-    workers = experiment.workers
-    parts = [(f"teachers[{i}].cpus", "an actor", t.cpus) for i, t in enumerate(experiment.teachers)]
-    if workers.count:
-        parts.append(("workers.cpus", "a worker", workers.cpus))
-    for field, what, cpus in parts:
-        if cpus > num_cpus:
-            problems.append(
-                f"{field}: {what} of {cpus:g} CPUs does not fit on this machine, which has "
-                f"{num_cpus}; set it to {num_cpus} or less"
-            )
-    if workers.cpus <= num_cpus < workers.count * workers.cpus:
-        problems.append(
-            f"workers.count: {workers.count} workers of {workers.cpus:g} CPUs need "
-            f"{workers.count * workers.cpus:g}, this machine has {num_cpus}; set workers.count "
-            f"to {int(num_cpus / workers.cpus)} or less, or RAY_ADDRESS to a cluster's address"
-        )
-    return problems
-
-
-def _gpus(experiment: Experiment, with_gpu: bool) -> list[str]:
-    """Ray would wait for ever for a GPU that is not there."""
-    parts = [(f"teachers[{i}].gpus", t.gpus) for i, t in enumerate(experiment.teachers)]
-    return [
-        f"{field}: {gpus:g} asked for, and this machine has no GPU; set it to 0, or RAY_ADDRESS to "
-        "a cluster's address"
-        for field, gpus in (*parts, ("workers.gpus", experiment.workers.gpus))
-        if gpus and not with_gpu
+        f"{field}: {workers.most} workers cannot share a batch of {size}; set {field} lower, or "
+        "schedule.batch_size higher"
     ]

@@ -126,8 +126,9 @@ class Setting:
 
     optimizer: str
     batch_size: int  # global
-    num_workers: int
+    num_workers: int  # at most
     sync_batchnorm: bool
+    is_elastic: bool = False  # whether there may be fewer
 
 
 # Of a configuration and the setting it would be trained in: what is wrong and how to mend it.
