@@ -24,7 +24,7 @@ from pydantic import (
 from distill.datasets import DataConfig
 from distill.methods import MethodConfig, config_class
 from distill.models.catalog import check_architecture, check_taps
-from distill.storage import runs_folder
+from distill.storage import runs_folder, signals_root
 from distill.views import CropFlip, ViewSpace
 
 AUTO = "auto"
@@ -190,9 +190,9 @@ class Signals(_Frozen):
     """Where teachers' signals come from, and how they are kept."""
 
     source: Literal["cached", "served", "local"] = "cached"
-    # A folder, or a URL that fsspec opens: s3://bucket/prefix. Default: $TUTELAGE_CACHE or
-    # ~/.cache/tutelage, /signals.
-    root: str = ""
+    # A folder, or a URL that fsspec opens: s3://bucket/prefix. Default: $TUTELAGE_SIGNALS, else
+    # signals in $TUTELAGE_CACHE or ~/.cache/tutelage.
+    root: str = Field(default_factory=signals_root)
     mirror: Path | None = None  # of a URL: each node's copies; default: beside signals, /mirrors
     mirror_bytes: PositiveInt | None = None  # of copies on a node; default: all are kept
     passes: PositiveInt | None = None  # passes to record, reused in turn; default: one an epoch
@@ -256,7 +256,7 @@ class Experiment(_Frozen):
     student: Network
     method: AnyMethod
     baselines: tuple[AnyMethod, ...] = ()  # trained under the same protocol, for comparison
-    signals: Signals = Signals()
+    signals: Signals = Field(default_factory=Signals)
     optimizer: Optimizer = SGD()
     schedule: Schedule = Schedule()
     workers: Workers = Workers()

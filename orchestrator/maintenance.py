@@ -18,6 +18,7 @@ from orchestrator.progress import RecordingProgress
 from orchestrator.recording import Recorder, RecordingReport, Serving, merge
 from orchestrator.retention import Demand, Retention
 from orchestrator.session import ray_session
+from orchestrator.shared_folders import check_shared_folders
 from orchestrator.teacher_training import untrained
 from orchestrator.verification import Verification, columns_of, verify_servings
 
@@ -41,6 +42,7 @@ def record_ahead(experiment: Experiment, display: Display) -> Recorded:
     _check_reads_records(experiment)
     data = load_data(experiment.data)
     with ray_session(), Fleet(input_plan(experiment)) as fleet:
+        check_shared_folders(experiment)
         prepared = ready_teachers(experiment, data, fleet, display)
         servings = _servings(prepared)
         recordings = [serving.recording for serving in servings]

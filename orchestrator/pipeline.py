@@ -29,6 +29,7 @@ from orchestrator.retention import Demand, Retention
 from orchestrator.runs import RunFolder
 from orchestrator.seats import Share
 from orchestrator.session import ray_session
+from orchestrator.shared_folders import check_shared_folders
 from orchestrator.students import (
     EpochEvent,
     Event,
@@ -39,6 +40,7 @@ from orchestrator.students import (
 )
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
 from orchestrator.teachers import AnswerError, InputPlan
+from orchestrator.waiting import told_of_waiting
 
 # What can end an experiment for good, each with a message that says why.
 FAILURES = (StudentError, RecordingError, StoreError, AnswerError, OSError)
@@ -65,6 +67,7 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         ray_session(),
         Fleet(input_plan(experiment), workers=shares_of_workers(experiment)) as fleet,
     ):
+        check_shared_folders(experiment)
         prepared = ready_teachers(experiment, data, fleet, display)
         check_mirror(experiment, prepared)
         jobs = student_jobs(experiment, prepared, data)
@@ -148,7 +151,8 @@ def _train(
             if demand is not None:
                 demand.on_event(event)
 
-        train_students(jobs, experiment.workers, storage=storage, on_event=on_event)
+        with told_of_waiting(shares_of_workers(experiment), display.note):
+            train_students(jobs, experiment.workers, storage=storage, on_event=on_event)
 
     if source == "served":
         if not fits([t.serving.placement for t in prepared], workers=shares_of_workers(experiment)):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from distill.parallel import Workers
 
+# Starts that find no place, each after a minute: a node that was lost, or asked for, may come late.
+MAX_STARTS = 30
 MAX_FAILURES = 3  # of a worker group: each goes on from the last epoch's checkpoint
 
 
@@ -165,7 +167,9 @@ def _train_on_ray(
     run_config = RunConfig(
         name=f"train-{time.time_ns()}",  # unique: our checkpoints are in the run folders
         storage_path=str(storage.resolve()),
-        failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=1),
+        failure_config=FailureConfig(
+            max_failures=MAX_FAILURES, controller_failure_limit=MAX_STARTS
+        ),
         logging_config=LoggingConfig(log_level="ERROR"),
     )
     scaling = ScalingConfig(
