@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.cluster import NUM_HOSTS, Cluster, wait_until
 from tests.cluster.jobs import NUM_PARTS, Job, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 TEACHER, WORKER = "ray::TeacherActor", "ray::RayTrainWorker"
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.cluster import NUM_HOSTS, Cluster
 from tests.cluster.jobs import NUM_PARTS, Job, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 _ADDRESS = "RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265"  # of the head's dashboard, on the head
 
 
