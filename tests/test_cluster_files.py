@@ -84,12 +84,12 @@ def test_ray_start_takes_its_options_and_listens_where_nobody_else_does(file: Pa
 
     config = prepared(file)
     for kind in ("head", "worker"):
-        (command,) = [c for c in config[f"{kind}_start_ray_commands"] if "ray start" in c]
-        words = shlex.split(command)
-        begin = words.index("start") + 1
-        options = start.make_context("start", words[begin:], resilient_parsing=False).params
-        settings = dict(word.split("=") for word in words[: begin - 2])
-        assert all(name.startswith("RAY_") for name in settings)
+        commands = "\n".join(config[f"{kind}_start_ray_commands"])
+        ((settings, words),) = re.findall(
+            r"((?:[A-Za-z_0-9]+=\S+ )+)ray start((?: --\S+)+)", commands
+        )
+        options = start.make_context("start", words.split()).params
+        assert all(word.startswith(("RAY_", "AUTOSCALER_")) for word in settings.split())
         assert options["head"] == (kind == "head")
         if options["head"]:
             assert options["dashboard_host"] == "127.0.0.1"

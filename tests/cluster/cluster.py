@@ -191,7 +191,7 @@ def changed(example: dict[str, Any], hosts: Hosts) -> dict[str, Any]:
     example["setup_commands"] = setup
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         example[commands] = [
-            f"{line} --num-cpus=1" if "ray start" in line else line for line in example[commands]
+            line.replace("ray start", "ray start --num-cpus=1") for line in example[commands]
         ]
     return example
 
