@@ -226,7 +226,7 @@ class Experiment(Frozen):
     student: Network
     method: AnyMethod
     baselines: tuple[AnyMethod, ...] = ()  # trained under the same protocol, for comparison
-    signals: Signals = Signals()
+    signals: Signals = Field(default_factory=Signals)
     optimizer: Optimizer = SGD()
     schedule: Schedule = Schedule()
     workers: Workers = Workers()

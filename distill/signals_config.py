@@ -8,6 +8,7 @@ from typing import Literal, Self, final
 from pydantic import Field, PositiveInt, model_validator
 
 from distill.frozen import Frozen
+from distill.storage import signals_root
 
 
 @final
@@ -15,9 +16,9 @@ class Signals(Frozen):
     """Where teachers' signals come from, and how they are kept."""
 
     source: Literal["cached", "served", "local"] = "cached"
-    # A folder, or a URL that fsspec opens: s3://bucket/prefix. Default: $TUTELAGE_CACHE or
-    # ~/.cache/tutelage, /signals.
-    root: str = ""
+    # A folder, or a URL that fsspec opens: s3://bucket/prefix. Default: $TUTELAGE_SIGNALS, else
+    # signals in $TUTELAGE_CACHE or ~/.cache/tutelage.
+    root: str = Field(default_factory=signals_root)
     mirror: Path | None = None  # of a URL: each node's copies; default: beside signals, /mirrors
     mirror_bytes: PositiveInt | None = None  # of copies on a node; default: all are kept
     passes: PositiveInt | None = None  # passes to record, reused in turn; default: one an epoch

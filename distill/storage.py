@@ -2,7 +2,7 @@
 
 ``TUTELAGE_STORAGE`` names a folder that every node of a cluster sees; without it, and on one
 machine, runs go to ``runs`` here and everything else to the user's cache. ``TUTELAGE_CACHE`` moves
-the cache alone.
+the cache alone, ``TUTELAGE_SIGNALS`` the records alone, to a folder or a URL.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-STORAGE, CACHE = "TUTELAGE_STORAGE", "TUTELAGE_CACHE"
+STORAGE, CACHE, SIGNALS = "TUTELAGE_STORAGE", "TUTELAGE_CACHE", "TUTELAGE_SIGNALS"
 
 
 def runs_folder() -> Path:
@@ -24,6 +24,11 @@ def cache_folder() -> Path:
     if storage and not os.environ.get(CACHE):
         return Path(storage).expanduser() / "cache"
     return own_cache()
+
+
+def signals_root() -> str:
+    """Of records; empty for the cache's own folder of them."""
+    return os.environ.get(SIGNALS, "")
 
 
 def own_cache() -> Path:

@@ -16,8 +16,15 @@ POLL_S = 0.25
 def events_of(on_event: Callable[[Event], None]) -> Generator[Any]:
     """A board for other processes to ``post`` events on; this one is told of each, in a thread."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    # Beside the driver: on a node that is lost, it would take the events along, and the whole job.
+    here = ray.get_runtime_context().get_node_id()
+    board: Any = (
+        ray.remote(Board)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False))
+        .remote()
+    )
     relay = _Relay(board, on_event)
     relay.start()
     try:

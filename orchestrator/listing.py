@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.loading import ConfigError
-from distill.storage import cache_folder, own_cache
+from distill.storage import cache_folder, own_cache, signals_root
 from orchestrator.identity import Identity
 from orchestrator.inventory import RecordingSummary, list_recordings, remove, resolve_key
 from orchestrator.mirror import Mirror
@@ -34,7 +34,7 @@ def look_after(root: str | None, *, shows: bool, removed: Sequence[str]) -> int:
     from rich.console import Console
 
     try:
-        place = open_root(root) if root else default_root()
+        place = open_root(root or default_root())
         if shows:
             Console().print(recordings_table(list_recordings(place), root=place))
             return 0
@@ -48,9 +48,9 @@ def look_after(root: str | None, *, shows: bool, removed: Sequence[str]) -> int:
     return 0
 
 
-def default_root() -> Path:
+def default_root() -> str:
     """Where records lie unless ``signals.root`` or ``data.cache_dir`` say otherwise."""
-    return cache_folder() / "signals"
+    return signals_root() or str(cache_folder() / "signals")
 
 
 def open_root(text: str) -> Path | Mirror:

@@ -29,6 +29,7 @@ from orchestrator.retention import Demand, Retention
 from orchestrator.room import check_room, shares_of_workers
 from orchestrator.runs import RunFolder
 from orchestrator.session import ray_session
+from orchestrator.shared_folders import check_shared_folders
 from orchestrator.students import (
     EpochEvent,
     Event,
@@ -41,6 +42,7 @@ from orchestrator.teacher_checks import checkpoint_path
 from orchestrator.teacher_networks import check_networks
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
 from orchestrator.teachers import AnswerError, InputPlan
+from orchestrator.waiting import told_of_waiting
 
 # What can end an experiment for good, each with a message that says why.
 FAILURES = (StudentError, RecordingError, StoreError, AnswerError, OSError)
@@ -67,6 +69,7 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         ray_session(),
         Fleet(input_plan(experiment), workers=shares_of_workers(experiment)) as fleet,
     ):
+        check_shared_folders(experiment)
         check_room(experiment, display.note)
         prepared = ready_teachers(experiment, data, fleet, display)
         check_mirror(experiment, prepared)
@@ -152,9 +155,11 @@ def _train(
             if demand is not None:
                 demand.on_event(event)
 
-        train_students(
-            jobs, experiment.workers, storage=storage, on_event=on_event, held=fleet.held
-        )
+        waiting_for = [] if experiment.workers.is_elastic else shares_of_workers(experiment)
+        with told_of_waiting(waiting_for, display.note):
+            train_students(
+                jobs, experiment.workers, storage=storage, on_event=on_event, held=fleet.held
+            )
 
     if source == "served":
         if not fits([t.serving.placement for t in prepared], workers=shares_of_workers(experiment)):

@@ -107,8 +107,8 @@ def ask(task: Any, teacher: str) -> Any:
         raise RecordingError(f"teacher '{teacher}' failed: {error.cause}") from error
     except RayActorError as error:
         raise RecordingError(
-            f"teacher '{teacher}' failed: its actor died {MAX_RESTARTS + 1} times; "
-            f"the last time: {error}"
+            f"teacher '{teacher}' failed: its actor died, or could not be reached, "
+            f"{MAX_RESTARTS + 1} times; the last time: {error}"
         ) from error
 
 

@@ -13,7 +13,10 @@ from distill.config import Experiment
 from distill.loading import ConfigError
 from orchestrator.seats import Seats, Share, seat
 
-JOINING_S = 20.0  # nodes of `ray up` join one after the other
+JOINING_S = 60.0  # nodes of `ray up` join one after the other, the first after 20 s
+# Set to 1 in a cluster whose autoscaler starts nodes for what is asked for: Ray's own answer to
+# what nodes there could be differs between its two autoscalers.
+AUTOSCALING = "TUTELAGE_AUTOSCALING"
 _POLL_S = 0.5
 
 
@@ -37,10 +40,14 @@ def check_room(
 ) -> None:
     """Raise ConfigError where the session's nodes hold no actor of a teacher, or too few workers.
 
-    Ray would wait for ever for the one, and for a minute for the others. A cluster that was joined
-    has ``joining_s`` for nodes that are still on their way. With ``students=False`` none is
-    trained.
+    Ray would wait for ever for the one, and for long for the others. A cluster that was joined has
+    ``joining_s`` for nodes that are still on their way; one that is said to start nodes when they
+    are asked for is asked. With ``students=False`` none is trained.
     """
+    if os.environ.get(AUTOSCALING) == "1":
+        for problem in misfits(experiment, Seats.of_cluster(), students=students):
+            note(f"{problem}; {AUTOSCALING} is set: waiting for the autoscaler to do so")
+        return
     until = time.monotonic() + (joining_s if os.environ.get("RAY_ADDRESS") else 0.0)
     is_told = False
     while problems := misfits(experiment, Seats.of_cluster(), students=students):

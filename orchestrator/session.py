@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from distill.loading import ConfigError
-from distill.storage import CACHE, STORAGE
+from distill.storage import CACHE, SIGNALS, STORAGE
 
 # Set before Ray is imported: it reads them at import, and so do its workers.
 ENVIRONMENT = {
@@ -79,7 +79,7 @@ def ray_session(*, num_cpus: int | None = None, dashboard: bool = False) -> Gene
 
 def _told_to_workers() -> dict[str, Any]:
     """What a cluster's processes inherit from the node that started them, and not from a driver."""
-    names = (*ENVIRONMENT, STORAGE, CACHE, "PYTHONPATH")
+    names = (*ENVIRONMENT, STORAGE, CACHE, SIGNALS, "PYTHONPATH")
     return {
         "env_vars": {name: os.environ[name] for name in names if name in os.environ},
         "worker_process_setup_hook": "orchestrator.network.use_the_clusters_interface",

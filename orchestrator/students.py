@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from distill.parallel import Workers
 
 BOARD_S = 60.0  # for the board of events to answer
+# Starts that find no place, each after a minute: a node that was lost, or asked for, may come late.
+MAX_STARTS = 30
 MAX_FAILURES = 3  # of a worker group: each goes on from the last epoch's checkpoint
 RESIZE_S = 60.0  # between looks for more room: growing costs a start, and the epoch that was begun
-MAX_STARTS = 6  # that find no place, of elastic workers: where a node was lost it may take three
+ELASTIC_STARTS = 6  # that find no place: where a node was lost it may take three
 
 
 @final
@@ -192,7 +194,7 @@ def _train_on_ray(
         storage_path=str(storage.resolve()),
         failure_config=FailureConfig(
             max_failures=MAX_FAILURES,
-            controller_failure_limit=MAX_STARTS if config.is_elastic else 1,
+            controller_failure_limit=ELASTIC_STARTS if config.is_elastic else MAX_STARTS,
         ),
         logging_config=LoggingConfig(log_level="ERROR"),
     )

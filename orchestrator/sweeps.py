@@ -31,6 +31,7 @@ from orchestrator.room import check_room, shares_of_workers
 from orchestrator.runs import write_atomically
 from orchestrator.seats import Seats, Share, seat
 from orchestrator.session import check_state_api, ray_session
+from orchestrator.shared_folders import check_shared_folders
 from orchestrator.sweep_plan import Plan, check_plan, file_plan, proposals, sweep_folder
 from orchestrator.sweep_progress import SweepProgress
 from orchestrator.trial_files import TUNE, Outcome, Trial, ranked, read_trials, trial_name
@@ -63,6 +64,7 @@ def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> O
     if len(ended) < plan.size(space):
         with ExitStack() as stack:
             stack.enter_context(ray_session(dashboard=base.workers.most > 1))
+            check_shared_folders(base)
             check_room(base, display.note)
             room = concurrency(base)
             if base.workers.most > 1:

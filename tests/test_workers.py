@@ -156,6 +156,17 @@ def test_a_machine_that_lacks_room_is_told_before_anything_starts(
     check_room(lacking, notes.append, joining_s=30)
 
 
+def test_an_autoscaler_is_waited_for_and_what_it_lacks_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Seats, "of_cluster", lambda: nodes(Share(1, 0)))
+    monkeypatch.setenv("TUTELAGE_AUTOSCALING", "1")
+    notes: list[str] = []
+    check_room(demo("workers={count: 2}"), notes.append)
+    (note,) = notes
+    assert "workers.count: 2 workers" in note
+
+
 def test_teachers_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     quarter = Share(0.5, 0.25)
     assert num_seated(quarter, nodes(Share(8, 1)), most=9) == 4

@@ -1,0 +1,30 @@
+"""One cluster for all tests of the folder: to make it takes longer than most of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster, cluster_of_hosts
+from tests.cluster.hosts import missing_programs
+from tests.cluster.jobs import Job, run_to_its_end
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if lacking := missing_programs():
+        pytest.fail(
+            f"{', '.join(lacking)} missing: apt-get install iproute2 openssh-client "
+            "openssh-server rsync"
+        )
+    with cluster_of_hosts(Path(f"/var/tmp/tutelage-cluster-{os.getpid()}")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster) -> Job:
+    """The job as it goes where nothing happens."""
+    return run_to_its_end(cluster, cluster.storage / "undisturbed")
