@@ -51,11 +51,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         values = {"method.temperature": temperature}
         make_trial(folder / "runs", number, values, score=0.5 + number / 10, experiment="demo")
     furnish(folder)
-    make_run(folder / "runs", "kd", 0, accuracy=0.6, experiment="phone", digest="1a2b3c4d")
+    for name in ("phone", "trams"):
+        make_run(folder / "runs", "kd", 0, accuracy=0.6, experiment=name, digest="1a2b3c4d")
     (folder / "runs/demo/probes.json").write_text(json.dumps(probe_table()))
     for block in blocks("yaml"):
-        if "nodes" in yaml.safe_load(block.text):
+        written = yaml.safe_load(block.text)
+        if "nodes" in written:
             (folder / "cluster-spec.yaml").write_text(block.text)
+        if {"name", "student"} <= written.keys():  # a whole experiment is a file of its name
+            (folder / f"{written['name']}.yaml").write_text(block.text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
