@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-cluster check format clean
+.PHONY: demo test test-cluster check docs format clean
 
 demo: $(INSTALLED)  ## run the main job with the embedded data and teachers
 	$(BIN)/python distill/run.py
@@ -21,13 +21,16 @@ check: $(INSTALLED)  ## static checks
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
+docs: $(INSTALLED)  ## build the documentation into build/site; warnings are errors
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/site
+
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 clean:

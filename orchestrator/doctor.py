@@ -105,7 +105,7 @@ def _ray() -> Iterator[Finding]:
                 yield missing(str(error))
             else:
                 yield well("the State API answers; sweeps may have trials of several workers")
-    except (OSError, RuntimeError, ConfigError) as error:
+    except Exception as error:  # bare: what Ray raises when its processes are too slow to start
         first = (str(error).strip() or repr(error)).splitlines()[0]
         yield missing(
             f"Ray cannot be {'joined' if address else 'started'}: {first}",

@@ -1,4 +1,4 @@
-"""Take the pictures of TensorBoard that the guide shows: ``python -m tests.screenshots RUNS TO``.
+"""Take the pictures of TensorBoard in docs/board.md: ``python -m tests.screenshots RUNS TO``.
 
 RUNS is what ``tutelage board`` opens. It needs Debian's package ``chromium``.
 """
