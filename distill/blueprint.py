@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, final
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError
 
 from distill.config import AnyMethod, Network
+from distill.frozen import Frozen
 from distill.signals import LOGITS, SignalShapes, SignalSpec
 from distill.taps import known_taps
 
@@ -25,12 +26,8 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.json"  # a blueprint's, in the folder of a run
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 @final
-class TeacherOutline(_Frozen):
+class TeacherOutline(Frozen):
     """A teacher as a method is built for it. Shapes are those of one sample."""
 
     network: Network
@@ -41,7 +38,7 @@ class TeacherOutline(_Frozen):
 
 
 @final
-class Blueprint(_Frozen):
+class Blueprint(Frozen):
     """A student, the method that teaches it, and all that both are shaped by."""
 
     num_classes: PositiveInt

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
@@ -22,10 +21,13 @@ from pydantic import (
 )
 
 from distill.datasets import DataConfig
+from distill.frozen import Frozen
 from distill.methods import MethodConfig, config_class
 from distill.models.catalog import check_architecture, check_taps
-from distill.storage import runs_folder, signals_root
+from distill.signals_config import Signals
+from distill.storage import runs_folder
 from distill.views import CropFlip, ViewSpace
+from distill.workers_config import Gpus, Workers
 
 AUTO = "auto"
 EMBEDDED = "embedded/"
@@ -35,10 +37,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 # What numpy and torch take, and YAML's readers keep exactly.
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def as_method(value: Any) -> Any:
@@ -57,7 +55,7 @@ AnyMethod = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(as_method)]
 
 
 @final
-class Normalization(_Frozen):
+class Normalization(Frozen):
     """Per-channel mean and standard deviation of images in 0..1."""
 
     mean: tuple[float, ...]
@@ -65,7 +63,7 @@ class Normalization(_Frozen):
 
 
 @final
-class SGD(_Frozen):
+class SGD(Frozen):
     """Stochastic gradient descent; heavy-ball momentum unless ``nesterov``."""
 
     name: Literal["sgd"] = "sgd"
@@ -84,7 +82,7 @@ class SGD(_Frozen):
 
 
 @final
-class AdamW(_Frozen):
+class AdamW(Frozen):
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
 
     name: Literal["adamw"]
@@ -105,7 +103,7 @@ Optimizer = Annotated[
 
 
 @final
-class Schedule(_Frozen):
+class Schedule(Frozen):
     """How long to train, and the learning rate's course, as a function of progress alone."""
 
     epochs: PositiveInt = 240
@@ -118,7 +116,7 @@ class Schedule(_Frozen):
 
 
 @final
-class Training(_Frozen):
+class Training(Frozen):
     """How ``checkpoint: auto`` trains a teacher."""
 
     optimizer: Optimizer = SGD()
@@ -128,11 +126,11 @@ class Training(_Frozen):
 
 
 @final
-class Network(_Frozen):
+class Network(Frozen):
     """An architecture by name, with its options."""
 
     arch: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     # From the image to the classifier, by module path; the zoo's networks know their own.
     taps: tuple[str, ...] = ()
 
@@ -149,19 +147,23 @@ class Network(_Frozen):
 
 
 @final
-class Teacher(_Frozen):
+class Teacher(Frozen):
     """A trained network, and the actors that serve it."""
 
     name: Name  # default: the architecture's
     arch: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     taps: tuple[str, ...] = ()  # as a student's
     checkpoint: str = AUTO  # a file, embedded/NAME, or auto: trained once and filed
+    # Where its classes are not the data's, one of two. Either those of its outputs that answer for
+    # the data's classes, in the data's order; or what each of its outputs stands for, in its own.
+    outputs: tuple[NonNegativeInt, ...] = ()
+    classes: tuple[str, ...] = ()
     normalization: Normalization | None = None  # default: the data's own
     training: Training = Training()
     actors: PositiveInt = 1
     cpus: float = Field(default=1.0, ge=0)  # of each actor
-    gpus: float = Field(default=0.0, ge=0)
+    gpus: Gpus = 0.0  # below 1: actors share a GPU
     batch_size: PositiveInt = 256  # of a forward pass
 
     @field_validator("arch")
@@ -175,6 +177,26 @@ class Teacher(_Frozen):
         check_taps(self.arch, self.taps)
         return self
 
+    @field_validator("outputs", "classes")
+    @classmethod
+    def _distinct(cls, values: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        for value in values:
+            if values.count(value) > 1:
+                raise ValueError(f"{value!r} is given twice; give each once")
+        return values
+
+    @model_validator(mode="after")
+    def _classes_that_can_be_mapped(self) -> Self:
+        if self.outputs and self.classes:
+            raise ValueError("outputs: 'classes' says the same; give one of them")
+        if (self.outputs or self.classes) and self.checkpoint == AUTO and not self.training.data:
+            field = "outputs" if self.outputs else "classes"
+            raise ValueError(
+                f"{field}: checkpoint: auto trains the teacher on the experiment's own classes; "
+                "leave it out, or give training.data of more classes"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
@@ -186,59 +208,7 @@ class Teacher(_Frozen):
 
 
 @final
-class Signals(_Frozen):
-    """Where teachers' signals come from, and how they are kept."""
-
-    source: Literal["cached", "served", "local"] = "cached"
-    # A folder, or a URL that fsspec opens: s3://bucket/prefix. Default: $TUTELAGE_SIGNALS, else
-    # signals in $TUTELAGE_CACHE or ~/.cache/tutelage.
-    root: str = Field(default_factory=signals_root)
-    mirror: Path | None = None  # of a URL: each node's copies; default: beside signals, /mirrors
-    mirror_bytes: PositiveInt | None = None  # of copies on a node; default: all are kept
-    passes: PositiveInt | None = None  # passes to record, reused in turn; default: one an epoch
-    plan_seed: int = 0
-    ahead: PositiveInt = 2  # epochs that recording may be ahead of training, with retain: window
-    retain: Literal["all", "window"] = "all"  # window: delete passes that every run has left
-    part_size: PositiveInt = Field(default=4096, multiple_of=4096)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    codec: str = "float16"
-    codecs: dict[str, str] = {}  # by signal: {"logits": "top10", "stage3": "int8"}
-
-    @model_validator(mode="after")
-    def _mirrors_a_url(self) -> Self:
-        if "://" in self.root:
-            return self
-        for name in ("mirror", "mirror_bytes"):
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name}: records in a folder are read in place, not mirrored; leave it out, "
-                    "or set root to a URL such as s3://bucket/prefix"
-                )
-        return self
-
-
-@final
-class Workers(_Frozen):
-    """Who trains a student: this process (count 0), or Ray Train workers."""
-
-    count: int = Field(default=1, ge=0)
-    cpus: PositiveFloat = 1.0  # of each worker
-    gpus: float = Field(default=0.0, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
-    sync_batchnorm: bool = False
-
-    @model_validator(mode="after")
-    def _sync_needs_gpus(self) -> Self:
-        if self.sync_batchnorm and not self.gpus:
-            raise ValueError(
-                "sync_batchnorm: runs on GPUs alone; set gpus: 1, or sync_batchnorm: false"
-            )
-        return self
-
-
-@final
-class Output(_Frozen):
+class Output(Frozen):
     """Where run folders lie."""
 
     # Default: runs, here or in $TUTELAGE_STORAGE.
@@ -246,7 +216,7 @@ class Output(_Frozen):
 
 
 @final
-class Experiment(_Frozen):
+class Experiment(Frozen):
     """Everything that a comparison of students needs; its defaults are the published settings."""
 
     name: Name

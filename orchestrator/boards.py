@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, final
 
-from orchestrator.students import Event
+from orchestrator.students import Event, FailureEvent
 
 POLL_S = 0.25
 
@@ -42,9 +42,16 @@ class Board:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._failed: list[str] = []
 
     def post(self, event: Event) -> None:
         self._events.append(event)
+        if isinstance(event, FailureEvent):
+            self._failed.append(event.job)
+
+    def failed(self) -> list[str]:
+        """The runs that cannot go on."""
+        return self._failed
 
     def take(self) -> list[Event]:
         """The events since the last call."""

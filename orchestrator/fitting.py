@@ -44,7 +44,7 @@ def misfits(load: Workload, spec: ClusterSpec) -> tuple[str, ...]:
     """One line for each thing that does not fit, with what would; empty where all does."""
     lines = [line for group in load.actors for line in _process(group, spec.nodes, "an actor")]
     lines += _process(load.workers, spec.nodes, "a worker") or _workers(load.workers, spec.nodes)
-    return (*lines, *_storage(load, spec), *_mirror(load, spec), *window_misfits(load))
+    return (*lines, *_storage(load, spec), *_mirror(load, spec), *misfits_beside(load))
 
 
 def _process(group: Group, nodes: Nodes, what: str) -> list[str]:
@@ -65,7 +65,7 @@ def _workers(workers: Group, nodes: Nodes) -> list[str]:
     needed = math.ceil(workers.count / max(1, a_node_holds(nodes, workers)))
     return [
         f"students: {workers.count} workers of {workers.cpus:g} CPUs and {workers.gpus:g} GPUs, "
-        f"and the cluster holds {held}; set workers.count to {held}, or nodes.count to {needed}"
+        f"and the cluster holds {held}; {held} workers would fit, or {needed} nodes"
     ]
 
 
@@ -98,13 +98,19 @@ def _mirror(load: Workload, spec: ClusterSpec) -> list[str]:
     ]
 
 
-def window_misfits(load: Workload) -> list[str]:
-    """A window's passes are deleted while students train: both must stand at one time."""
-    if load.ahead is None or load.side_by_side:
+def misfits_beside(load: Workload) -> list[str]:
+    """A window's passes are deleted, and served teachers answer, while students train: both must
+    stand at one time.
+    """
+    if load.is_served_apart:
+        field, what, fix = "signals.source", "'served'", "source: cached"
+    elif load.ahead is not None and load.store_bytes and not load.side_by_side:
+        field, what, fix = "signals.retain", "'window'", "retain: all"
+    else:
         return []
     cpus = sum(g.count * g.cpus for g in (*load.actors, load.workers))
     gpus = sum(g.count * g.gpus for g in (*load.actors, load.workers))
     return [
-        "signals.retain: 'window' needs teachers and students side by side; a cluster of "
-        f"{cpus:g} CPUs and {gpus:g} GPUs would hold them, or set retain: all"
+        f"{field}: {what} needs teachers and students side by side; a cluster of {cpus:g} CPUs and "
+        f"{gpus:g} GPUs would hold them, or set {fix}"
     ]

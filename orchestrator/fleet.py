@@ -13,7 +13,7 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distill.memory import keep_freed_memory
-from orchestrator.seats import Seats, Share, seat
+from orchestrator.seats import Hold, Seats, Share, seat
 from orchestrator.teachers import (
     InputPlan,
     PartJob,
@@ -79,7 +79,7 @@ class Fleet:
     def __init__(self, plan: InputPlan, workers: Sequence[Share] = ()) -> None:
         self._plan = plan
         self._actors: dict[str, list[Any]] = {}
-        self._nodes: dict[Any, tuple[str, Share]] = {}  # where each actor was sent, and for what
+        self._nodes: dict[Any, Hold] = {}  # where each actor was sent, and for what
         self._seats = Seats.of_cluster()
         seat(workers, (), self._seats)
         self._recipes: list[Any] = []
@@ -110,14 +110,18 @@ class Fleet:
             scheduling_strategy=strategy,
         )
         actor = shell.remote(*arguments)
-        if node:
-            self._nodes[actor] = (node, share)
+        self._nodes[actor] = (node, share)
         return actor
 
     def _end(self, actor: Any) -> None:
-        if actor in self._nodes:
-            self._seats.give_back(*self._nodes.pop(actor))
+        node, share = self._nodes.pop(actor)
+        if node:
+            self._seats.give_back(node, share)
         ray.kill(actor)
+
+    def held(self) -> Sequence[Hold]:
+        """What all actors take, and the node where each was sent; None: wherever there is room."""
+        return list(self._nodes.values())
 
     def release(self, key: str) -> None:
         """End a teacher's actors; what they held is free for students."""

@@ -16,6 +16,7 @@ PACKAGE = "tutelage"
 # What each of the optional groups is for; `dev` is ours.
 EXTRAS = {
     "s3": "records at s3:// URLs",
+    "timm": "`arch: timm/NAME`",
     "optuna": "`tune --search optuna`",
     "export": "`export --format onnx`",
 }

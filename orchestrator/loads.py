@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -15,7 +15,7 @@ from distill.datasets import load_data
 from distill.loading import ConfigError
 from orchestrator.cluster_spec import ClusterSpec, Figures
 from orchestrator.estimates import epoch, exchange_s, shared
-from orchestrator.fitting import fit_together, nodes_of
+from orchestrator.fitting import a_node_holds, fit_together, nodes_of
 from orchestrator.forecast import site_of
 from orchestrator.planning import Agenda, Records, epochs_left, row_bytes_of
 from orchestrator.speed_probe import Speeds, StudentSpeed, key_of, num_threads
@@ -79,6 +79,30 @@ class Terms:
         nodes = self.spec.nodes
         return nodes.count * nodes.cpus, nodes.count * nodes.gpus
 
+    @property
+    def actors(self) -> tuple[Group, ...]:
+        """Of each teacher."""
+        placements = {t.name: t.serving.placement for t in self.agenda.teachers}
+        return tuple(Group(n, p.num_actors, p.cpus, p.gpus) for n, p in placements.items())
+
+    @property
+    def students(self) -> Group:
+        """A student's workers; elastic ones take the room beside actors, if there is any."""
+        workers = self.experiment.workers
+        group = Group("students", workers.least, workers.cpus, workers.gpus)
+        beside = self.actors if self.fit(self.actors, group) else ()
+        larger = (replace(group, count=n) for n in range(workers.most, workers.least, -1))
+        return next((more for more in larger if self.fit(beside, more)), group)
+
+    def fit(self, actors: Sequence[Group], students: Group) -> bool:
+        """Whether all have room at one time."""
+        cpus, gpus = self.resources
+        if self.spec is not None:
+            nodes = self.spec.nodes
+            if students.count > nodes.count * a_node_holds(nodes, students):
+                return False
+        return fit_together((*actors, students), cpus=cpus, gpus=gpus)
+
 
 def uses_gpus(experiment: Experiment) -> bool:
     """Whether GPUs are what a job keeps busy; else cores."""
@@ -88,20 +112,18 @@ def uses_gpus(experiment: Experiment) -> bool:
 def workload_of(terms: Terms) -> Workload:
     """What is left of an experiment. Raises ConfigError naming a figure neither given nor known."""
     agenda, experiment = terms.agenda, terms.experiment
-    placements = {t.name: t.serving.placement for t in agenda.teachers}
-    actors = tuple(Group(n, p.num_actors, p.cpus, p.gpus) for n, p in placements.items())
-    workers = experiment.workers
-    students = Group("students", workers.count, workers.cpus, workers.gpus)
+    actors, students = terms.actors, terms.students
     cpus, gpus = terms.resources
     beside = fit_together((*actors, students), cpus=cpus, gpus=gpus)
     group_s = 0.0
-    if workers.count > 0 and terms.spec is None:
-        group_s = terms.speeds.process_s * WORKERS * max(1.0, workers.count / cpus)
+    if students.count > 0 and terms.spec is None:
+        group_s = terms.speeds.process_s * WORKERS * max(1.0, students.count / cpus)
     return Workload(
         teachers=tuple(_teacher_load(terms, r) for r in agenda.records if r.missing),
         runs=tuple(_run_load(terms, job, _student(terms, job)) for job in agenda.todo),
         num_passes=experiment.num_passes,
         side_by_side=bool(agenda.records) and beside,
+        is_served_apart=bool(agenda.todo) and experiment.signals.source == "served" and not beside,
         actors=actors,
         workers=students,
         store_bytes=sum(record.missing_bytes + record.found_bytes for record in agenda.records),
@@ -176,7 +198,7 @@ def _student(terms: Terms, job: StudentJob) -> StudentSpeed:
     given = terms.figures.students.get(job.method.name)
     if given is None:
         return _measured(terms, job)
-    share = job.experiment.schedule.batch_size / max(1, job.experiment.workers.count)
+    share = job.experiment.schedule.batch_size / max(1, terms.students.count)
     known = terms.speeds.students.get(key_of(job))
     rate = share / (terms.figures.step_s + share / given)
     return StudentSpeed(rate, given, known.parameters if known else 0)
@@ -194,8 +216,8 @@ def _run_load(terms: Terms, job: StudentJob, worker: StudentSpeed) -> RunLoad:
     """One run, by its workers together."""
     experiment, site = job.experiment, terms.site
     workers, data = experiment.workers, load_data(experiment.data)
-    count, batch = max(1, workers.count), experiment.schedule.batch_size
-    threads = num_threads(workers.cpus) if workers.count else torch.get_num_threads()
+    count, batch = max(1, terms.students.count), experiment.schedule.batch_size
+    threads = num_threads(workers.cpus) if workers.most else torch.get_num_threads()
     units = count * (workers.gpus if uses_gpus(terms.experiment) else threads)
     together = count * (min(1.0, site.capacity / units) if units else 1.0)
     steps, rate = len(data.train) // batch, worker.images_per_s * together

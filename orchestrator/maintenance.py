@@ -17,6 +17,7 @@ from orchestrator.preparation import PreparedTeacher, prepare_teachers, store_ro
 from orchestrator.progress import RecordingProgress
 from orchestrator.recording import Recorder, RecordingReport, Serving, merge
 from orchestrator.retention import Demand, Retention
+from orchestrator.room import check_room
 from orchestrator.session import ray_session
 from orchestrator.shared_folders import check_shared_folders
 from orchestrator.teacher_training import untrained
@@ -43,6 +44,7 @@ def record_ahead(experiment: Experiment, display: Display) -> Recorded:
     data = load_data(experiment.data)
     with ray_session(), Fleet(input_plan(experiment)) as fleet:
         check_shared_folders(experiment)
+        check_room(experiment, display.note, students=bool(untrained(experiment, data)))
         prepared = ready_teachers(experiment, data, fleet, display)
         servings = _servings(prepared)
         recordings = [serving.recording for serving in servings]

@@ -14,7 +14,7 @@ from orchestrator.display import Display
 from orchestrator.fleet import Fleet, fits
 from orchestrator.jobs import bytes_of_a_pass, next_epoch, student_jobs
 from orchestrator.layout import StoreError
-from orchestrator.preflight import check_data, checkpoint_path
+from orchestrator.preflight import check_data
 from orchestrator.preparation import (
     PreparedTeacher,
     file_accuracy,
@@ -26,8 +26,8 @@ from orchestrator.probe_tables import file_tables
 from orchestrator.progress import RecordingProgress, TrainingProgress
 from orchestrator.recording import Recorder, RecordingError, ask
 from orchestrator.retention import Demand, Retention
+from orchestrator.room import check_room, shares_of_workers
 from orchestrator.runs import RunFolder
-from orchestrator.seats import Share
 from orchestrator.session import ray_session
 from orchestrator.shared_folders import check_shared_folders
 from orchestrator.students import (
@@ -38,6 +38,8 @@ from orchestrator.students import (
     StudentJob,
     train_students,
 )
+from orchestrator.teacher_checks import checkpoint_path
+from orchestrator.teacher_networks import check_networks
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
 from orchestrator.teachers import AnswerError, InputPlan
 from orchestrator.waiting import told_of_waiting
@@ -68,6 +70,7 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         Fleet(input_plan(experiment), workers=shares_of_workers(experiment)) as fleet,
     ):
         check_shared_folders(experiment)
+        check_room(experiment, display.note)
         prepared = ready_teachers(experiment, data, fleet, display)
         check_mirror(experiment, prepared)
         jobs = student_jobs(experiment, prepared, data)
@@ -126,6 +129,7 @@ def ready_teachers(
 def train_missing(experiment: Experiment, data: Data, display: Display) -> None:
     """Train the automatic teachers that are not on file. Raises StudentError."""
     if missing := untrained(experiment, data):
+        check_networks(experiment, data)  # what is wrong with others is told before hours of work
         display.note(f"teachers to train first: {', '.join(t.name for t in missing)}")
         progress = TrainingProgress(display)
         train_teachers(experiment, data, on_event=progress.on_event)
@@ -151,8 +155,11 @@ def _train(
             if demand is not None:
                 demand.on_event(event)
 
-        with told_of_waiting(shares_of_workers(experiment), display.note):
-            train_students(jobs, experiment.workers, storage=storage, on_event=on_event)
+        waiting_for = [] if experiment.workers.is_elastic else shares_of_workers(experiment)
+        with told_of_waiting(waiting_for, display.note):
+            train_students(
+                jobs, experiment.workers, storage=storage, on_event=on_event, held=fleet.held
+            )
 
     if source == "served":
         if not fits([t.serving.placement for t in prepared], workers=shares_of_workers(experiment)):
@@ -252,12 +259,6 @@ class _Watch:
                 return
         if self._retention is not None:
             self._retention.sweep()
-
-
-def shares_of_workers(experiment: Experiment) -> list[Share]:
-    """What each of a student's workers takes."""
-    workers = experiment.workers
-    return [Share(workers.cpus, workers.gpus)] * workers.count
 
 
 def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:

@@ -18,7 +18,6 @@ import torch
 
 from distill.config import Experiment, Teacher
 from distill.datasets import Data
-from distill.models import build_model
 from distill.models.base import Normalized
 from distill.models.checkpoints import save_weights
 from orchestrator.codecs import make_codec
@@ -31,6 +30,7 @@ from orchestrator.retention import Demand
 from orchestrator.runs import RunFolder
 from orchestrator.store import PartId
 from orchestrator.students import StudentJob, TeacherFacts
+from orchestrator.teacher_networks import build_network, own_data
 from orchestrator.teacher_training import training_job, untrained
 
 _DRAWN = 64  # images that fresh weights' statistics are taken from
@@ -129,17 +129,10 @@ def _prepared(
 
 def _draw(teacher: Teacher, data: Data, file: Path) -> Path:
     """Fresh weights, with BatchNorm's statistics of real images: finite at any depth."""
-    channels, size = data.train.images.shape[1], data.train.images.shape[-1]
+    own = own_data(teacher, data)
     with torch.random.fork_rng(devices=()):
-        network = build_model(
-            teacher.arch,
-            num_classes=data.num_classes,
-            in_channels=channels,
-            image_size=size,
-            options=teacher.options,
-            taps=teacher.taps,
-        )
-    model = Normalized(network, mean=data.mean.tolist(), std=data.std.tolist())
+        network = build_network(teacher.arch, teacher.options, own, taps=teacher.taps)
+    model = Normalized(network, mean=own.mean.tolist(), std=own.std.tolist())
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain mean of what is seen

@@ -12,7 +12,7 @@ from distill.config import Experiment
 from distill.loading import ConfigError
 from orchestrator.cluster_spec import ClusterSpec
 from orchestrator.estimates import estimate
-from orchestrator.fitting import room_for_trials, window_misfits
+from orchestrator.fitting import misfits_beside, room_for_trials
 from orchestrator.forecast import Forecast, forecast
 from orchestrator.loads import Terms, uses_gpus, workload_of
 from orchestrator.pipeline import input_plan
@@ -50,7 +50,7 @@ def forecast_of(terms: Terms) -> Forecast:
         return forecast(load, site, terms.spec)
     cpus, gpus = terms.resources
     room = room_for_trials(load.workers, cpus=cpus, gpus=gpus)
-    misfits = (*_disk(terms.experiment, load), *window_misfits(load))
+    misfits = (*_disk(terms.experiment, load), *misfits_beside(load))
     return Forecast(load, site, estimate(load, site), misfits, room)
 
 

@@ -6,23 +6,22 @@ Free of torch and ray, so that a mistake is answered at once.
 from __future__ import annotations
 
 import os
-from importlib import resources
 from pathlib import Path
 
-from distill.config import AUTO, EMBEDDED, Experiment, Signals, Teacher
+from distill.config import AUTO, Experiment, Signals
 from distill.datasets import Data, DataConfig, DataInfo, describe, load_data
 from distill.loading import ConfigError
 from distill.methods import MethodConfig
 from distill.methods.base import Setting
-from distill.models.catalog import check_options, suggest, taps_of
-from distill.models.inspection import inspect_checkpoint
+from distill.models.catalog import suggest, taps_of
 from distill.signals import LOGITS, SignalSpec, iterate_specs
 from distill.taps import known_taps
 from orchestrator.codecs import codec_name, make_codec
 from orchestrator.remote import RemoteError, check_remote, is_remote
+from orchestrator.room import misfits_here
+from orchestrator.teacher_checks import network_problems, teacher_problems
 
 LOCAL_CPUS = os.cpu_count() or 1
-SUFFIX = ".safetensors"  # of embedded weights
 # Where Linux shows GPUs: NVIDIA's, AMD's, and those of Windows' subsystem.
 _GPU_DEVICES = ("nvidia[0-9]*", "kfd", "dxg")
 
@@ -43,15 +42,15 @@ def check(
     except ValueError as error:
         problems.append(str(error))
     for index, teacher in enumerate(experiment.teachers):
-        problems += _teacher(teacher, f"teachers[{index}]", info)
-    problems += _options(experiment.student.arch, experiment.student.options, "student")
+        problems += teacher_problems(teacher, f"teachers[{index}]", info)
+    problems += network_problems(experiment.student.arch, experiment.student.options, "student")
     problems += _needs(experiment)
     problems += _codecs(experiment, info)
     problems += _batch(experiment)
     problems += _location(experiment.signals)
-    if not os.environ.get("RAY_ADDRESS"):  # a cluster may grow: there Ray itself decides
-        problems += _cpus(experiment, num_cpus)
-        problems += _gpus(experiment, has_gpu() if with_gpu is None else with_gpu)
+    if not os.environ.get("RAY_ADDRESS"):  # what a cluster holds is known once it is joined
+        with_gpu = has_gpu() if with_gpu is None else with_gpu
+        problems += misfits_here(experiment, num_cpus=num_cpus, with_gpu=with_gpu)
     if problems or info is None:
         raise ConfigError("\n".join(problems))
     return info
@@ -86,84 +85,10 @@ def _loaded(config: DataConfig) -> Data:
         raise ConfigError(str(error)) from None
 
 
-def checkpoint_path(teacher: Teacher) -> Path | None:
-    """The file of a teacher's weights; None for one that is trained when it is needed."""
-    if teacher.checkpoint == AUTO:
-        return None
-    if teacher.checkpoint.startswith(EMBEDDED):
-        name = teacher.checkpoint.removeprefix(EMBEDDED)
-        return Path(str(resources.files("distill") / "weights" / f"{name}{SUFFIX}"))
-    return Path(teacher.checkpoint).expanduser()
-
-
 def signal_codec(experiment: Experiment, spec: SignalSpec) -> str:
     """The codec that an experiment keeps a signal in: by signal, by tap, or the default."""
     signals = experiment.signals
     return signals.codecs.get(str(spec), signals.codecs.get(spec.tap, signals.codec))
-
-
-def _teacher(teacher: Teacher, field: str, info: DataInfo | None) -> list[str]:
-    problems = _options(teacher.arch, teacher.options, field)
-    if info and teacher.normalization:
-        channels = len(teacher.normalization.mean), len(teacher.normalization.std)
-        if channels != (info.in_channels, info.in_channels):
-            problems.append(
-                f"{field}.normalization: {channels[0]} means and {channels[1]} stds for images of "
-                f"{info.in_channels} channels; give one of each a channel"
-            )
-    if teacher.training.data and info:
-        problems += _training_data(teacher.training.data, f"{field}.training.data", info)
-    path = checkpoint_path(teacher)
-    if path is None:
-        return problems
-    if not path.is_file():
-        return [*problems, f"{field}.checkpoint: {_no_file(teacher)}"]
-    try:
-        num_classes = inspect_checkpoint(path).num_classes(teacher.arch)
-    except ValueError as error:
-        return [*problems, f"{field}.checkpoint: {error}"]
-    if info and num_classes not in (None, info.num_classes):
-        problems.append(
-            f"{field}.checkpoint: '{teacher.checkpoint}' has {num_classes} classes, the data has "
-            f"{info.num_classes}; give a teacher of this data, or other data"
-        )
-    return problems
-
-
-def _training_data(config: DataConfig, field: str, info: DataInfo) -> list[str]:
-    """A teacher's own training data must look like the data that it is asked about."""
-    try:
-        own = describe(config)
-    except ValueError as error:
-        return [f"{field}: {error}"]
-    if own == info:
-        return []
-    shown = "{0.num_classes} classes, {0.in_channels} channels, {0.image_size} pixels"
-    return [
-        f"{field}: '{config.name}' has {shown.format(own)} and the experiment's data "
-        f"{shown.format(info)}; give data of the same classes and shape"
-    ]
-
-
-def _no_file(teacher: Teacher) -> str:
-    if not teacher.checkpoint.startswith(EMBEDDED):
-        return (
-            f"no file '{teacher.checkpoint}'; correct the path, or train the teacher with "
-            "checkpoint: auto"
-        )
-    files = resources.files("distill") / "weights"
-    names = sorted(f.name for f in files.iterdir()) if files.is_dir() else []
-    known = [EMBEDDED + n[: -len(SUFFIX)] for n in names if n.endswith(SUFFIX)]
-    hint = suggest(teacher.checkpoint, known, label="embedded")
-    return f"no embedded weights '{teacher.checkpoint}'; {hint}"
-
-
-def _options(arch: str, options: dict[str, object], field: str) -> list[str]:
-    try:
-        check_options(arch, options)
-    except ValueError as error:
-        return [f"{field}.options: {error}"]
-    return []
 
 
 def _needs(experiment: Experiment) -> list[str]:
@@ -181,8 +106,9 @@ def _requirements(method: MethodConfig, experiment: Experiment) -> list[str]:
     setting = Setting(
         optimizer=experiment.optimizer.name,
         batch_size=experiment.schedule.batch_size,
-        num_workers=max(1, experiment.workers.count),
+        num_workers=max(1, experiment.workers.most),
         sync_batchnorm=experiment.workers.sync_batchnorm,
+        is_elastic=experiment.workers.least < experiment.workers.most,
     )
     found = (requirement(method, setting) for requirement in method.requirements)
     return [text for text in found if text]
@@ -258,43 +184,11 @@ def _location(signals: Signals) -> list[str]:
 
 
 def _batch(experiment: Experiment) -> list[str]:
-    count, size = experiment.workers.count, experiment.schedule.batch_size
-    if count <= size:
+    workers, size = experiment.workers, experiment.schedule.batch_size
+    if workers.most <= size:
         return []
+    field = "workers.max" if workers.is_elastic else "workers.count"
     return [
-        f"workers.count: {count} workers cannot share a batch of {size}; set workers.count lower, "
-        "or schedule.batch_size higher"
-    ]
-
-
-def _cpus(experiment: Experiment, num_cpus: int) -> list[str]:
-    """What one machine's CPUs cannot hold."""
-    problems: list[str] = []
-    workers = experiment.workers
-    parts = [(f"teachers[{i}].cpus", "an actor", t.cpus) for i, t in enumerate(experiment.teachers)]
-    if workers.count:
-        parts.append(("workers.cpus", "a worker", workers.cpus))
-    for field, what, cpus in parts:
-        if cpus > num_cpus:
-            problems.append(
-                f"{field}: {what} of {cpus:g} CPUs does not fit on this machine, which has "
-                f"{num_cpus}; set it to {num_cpus} or less"
-            )
-    if workers.cpus <= num_cpus < workers.count * workers.cpus:
-        problems.append(
-            f"workers.count: {workers.count} workers of {workers.cpus:g} CPUs need "
-            f"{workers.count * workers.cpus:g}, this machine has {num_cpus}; set workers.count "
-            f"to {int(num_cpus / workers.cpus)} or less, or RAY_ADDRESS to a cluster's address"
-        )
-    return problems
-
-
-def _gpus(experiment: Experiment, with_gpu: bool) -> list[str]:
-    """Ray would wait for ever for a GPU that is not there."""
-    parts = [(f"teachers[{i}].gpus", t.gpus) for i, t in enumerate(experiment.teachers)]
-    return [
-        f"{field}: {gpus:g} asked for, and this machine has no GPU; set it to 0, or RAY_ADDRESS to "
-        "a cluster's address"
-        for field, gpus in (*parts, ("workers.gpus", experiment.workers.gpus))
-        if gpus and not with_gpu
+        f"{field}: {workers.most} workers cannot share a batch of {size}; set {field} lower, or "
+        "schedule.batch_size higher"
     ]

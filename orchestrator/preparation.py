@@ -6,22 +6,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, final
+from typing import cast, final
 
 import torch
 
 from distill.config import Experiment, Teacher
-from distill.datasets import Data, cache_root, load_data
+from distill.datasets import Data, cache_root
 from distill.loading import ConfigError
 from distill.methods import MethodConfig
 from distill.methods.base import Needs
-from distill.models import build_model
-from distill.models.base import TappedModel, evaluating, feature_shapes
-from distill.models.checkpoints import load_weights, weights_digest
+from distill.models.base import TappedModel, feature_shapes
+from distill.models.catalog import find
+from distill.models.checkpoints import weights_digest
 from distill.reductions import reduced_shape
 from distill.signals import LOGITS, SignalSpec, Taps
 from distill.storage import own_cache
-from distill.taps import known_taps, maps_of
+from distill.taps import known_taps
 from orchestrator.fleet import Placement
 from orchestrator.identity import Identity
 from orchestrator.mirror import Mirror
@@ -31,6 +31,13 @@ from orchestrator.recording import Recording, Serving
 from orchestrator.remote import is_remote
 from orchestrator.runs import write_atomically
 from orchestrator.students import Classifier, TeacherFacts
+from orchestrator.teacher_networks import (
+    build_network,
+    classifier_of,
+    image_shape,
+    load_teacher,
+    own_data,
+)
 from orchestrator.teachers import RecordedSignal, TeacherRecipe
 
 
@@ -74,11 +81,13 @@ def prepare_teachers(
     networks: dict[str, TappedModel] = {}
     for teacher in experiment.teachers:
         if teacher.name in asked:
-            network = _load(teacher, data, checkpoints[teacher.name])
+            network = load_teacher(teacher, data, checkpoints[teacher.name])
             networks[teacher.name] = network
             shapes = _shapes(network, data)
             taps[teacher.name] = {tap: shapes[tap] for tap in taps[teacher.name] if tap in shapes}
-    needs = _needs(experiment, taps, _student_taps(experiment, data) if networks else student)
+    if networks or find(experiment.student.arch) is None:
+        student = _student_taps(experiment, data)
+    needs = _needs(experiment, taps, student)
     prepared = tuple(
         _prepare(teacher, experiment, data, networks[teacher.name], taps[teacher.name], needs)
         for teacher in experiment.teachers
@@ -113,48 +122,23 @@ def _student_taps(experiment: Experiment, data: Data) -> Taps:
     student = experiment.student
     taps = known_taps(student.arch, student.taps)
     with torch.random.fork_rng(devices=()):  # drawn to be measured only
-        network = _build(student.arch, student.options, data, taps=student.taps)
+        try:
+            network = build_network(student.arch, student.options, data, taps=student.taps)
+        except ValueError as error:
+            raise ConfigError(f"student: {error}") from None
     shapes = _shapes(network, data)
     return {tap: shapes[tap] for tap in taps if tap in shapes}
 
 
 def _shapes(network: TappedModel, data: Data) -> dict[str, tuple[int, ...]]:
-    return feature_shapes(network, *_image_shape(data))
-
-
-def _image_shape(data: Data) -> tuple[int, int]:
-    """Channels, and pixels a side."""
-    return data.train.images.shape[1], data.train.images.shape[-1]
-
-
-def _build(
-    arch: str, options: Mapping[str, Any], data: Data, *, taps: Sequence[str]
-) -> TappedModel:
-    channels, size = _image_shape(data)
-    return build_model(
-        arch,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=size,
-        options=options,
-        taps=taps,
-    )
-
-
-def _load(teacher: Teacher, data: Data, checkpoint: Path) -> TappedModel:
-    try:
-        network = _build(teacher.arch, teacher.options, data, taps=teacher.taps)
-        load_weights(network, checkpoint)
-    except ValueError as error:
-        raise ConfigError(f"teacher '{teacher.name}': {error}") from None
-    return network
+    return feature_shapes(network, *image_shape(data))
 
 
 def _normalization(teacher: Teacher, data: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation that a teacher expects: those of the data that trained it."""
     if teacher.normalization:
         return teacher.normalization.mean, teacher.normalization.std
-    known = load_data(teacher.training.data) if teacher.training.data else data
+    known = own_data(teacher, data)
     return tuple(known.mean.tolist()), tuple(known.std.tolist())
 
 
@@ -169,7 +153,7 @@ def _prepare(
     from safetensors.torch import save
 
     specs = _joint(needs)[teacher.name]
-    channels, size = _image_shape(data)
+    channels, size = image_shape(data)
     # A resident teacher's taps are read in the worker, where no signal names them.
     taps = tuple(sorted({*teacher.taps, *(spec.tap for spec in specs)} - {LOGITS}))
     shapes = _shapes(network, data)
@@ -218,34 +202,8 @@ def _prepare(
         parameters=sum(p.numel() for p in network.parameters()),
         needs=tuple(of_method.get(teacher.name) for of_method in needs),
         taps=known,
-        classifier=_classifier(teacher, network, known, data) if reads else None,
+        classifier=classifier_of(teacher, network, known, data) if reads else None,
     )
-
-
-def _classifier(teacher: Teacher, network: TappedModel, taps: Taps, data: Data) -> Classifier:
-    """The last layer, held against the network itself: it must read its last map's mean.
-
-    Raises ConfigError where it does not: on projected features it would answer nonsense.
-    """
-    try:
-        linear = network.classifier
-    except ValueError as error:
-        raise ConfigError(f"teacher '{teacher.name}': {error}") from None
-    last = maps_of(taps, network=f"teacher '{teacher.name}'")[-1]
-    channels, size = _image_shape(data)
-    noise = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    with evaluating(network):
-        output = network(noise)
-        pooled = output.features[last].mean((2, 3))
-        fits = pooled.shape[1] == linear.in_features
-        if not fits or not torch.allclose(linear(pooled), output.logits, rtol=1e-3, atol=1e-3):
-            raise ConfigError(
-                f"teacher '{teacher.name}' ({teacher.arch}): its classifier does not read the mean "
-                f"of its last map '{last}', as the method needs; end its taps with the map "
-                "before global pooling, or take a teacher that has one"
-            )
-    bias = None if linear.bias is None else linear.bias.detach().numpy()  # pyright: ignore[reportUnnecessaryComparison]
-    return Classifier(linear.weight.detach().numpy(), bias)
 
 
 def method_recordings(

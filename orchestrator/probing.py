@@ -32,9 +32,11 @@ from orchestrator.probe_tables import (
     teacher_digest,
 )
 from orchestrator.recording import Recording
+from orchestrator.room import check_room
 from orchestrator.runs import write_atomically
 from orchestrator.session import ray_session
 from orchestrator.shared_folders import check_shared_folders
+from orchestrator.teacher_training import untrained
 from orchestrator.teachers import RecordedSignal
 
 
@@ -67,6 +69,7 @@ def probe(experiment: Experiment, display: Display, *, output: Path | None = Non
     events = experiment.output.root / experiment.name / "probes"
     with ray_session(), Fleet(input_plan(asked)) as fleet:
         check_shared_folders(asked)
+        check_room(experiment, display.note, students=bool(untrained(experiment, data)))
         train_missing(experiment, data, display)  # under the views that the teachers are for
         prepared = prepare_teachers(asked, data, checkpoint_files(experiment, data))
         servings = [

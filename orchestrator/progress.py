@@ -7,7 +7,7 @@ from typing import final
 
 from orchestrator.display import Bar, Display
 from orchestrator.recording import RecordingReport
-from orchestrator.students import EpochEvent, Event, FailureEvent, StartEvent
+from orchestrator.students import EpochEvent, Event, FailureEvent, ResizeEvent, StartEvent
 
 
 @final
@@ -77,7 +77,7 @@ class TrainingProgress:
 
     def on_event(self, event: Event) -> None:
         match event:
-            case StartEvent(job, num_epochs, start_epoch):
+            case StartEvent(job, num_epochs, start_epoch, _):
                 if job not in self._bars:  # a worker that was started anew begins again
                     self._bars[job] = self._display.bar(job, num_epochs, "epochs", done=start_epoch)
             case EpochEvent(job, epoch, row):
@@ -87,6 +87,21 @@ class TrainingProgress:
                 if row["wait/signals_s"] >= 1:
                     text += f", waited {row['wait/signals_s']:.0f} s for signals"
                 self._bars[job].update(epoch, text)
+            case ResizeEvent():
+                self._display.note(_resized(event))
             case FailureEvent(job, reason):
                 self.failures.append(f"{job}: {reason}")
                 self._display.note(f"{job} FAILED: {reason}")
+
+
+def _resized(event: ResizeEvent) -> str:
+    """``kd seed 0: 2 workers → 1 after epoch 3: node 10.0.0.2 was lost``."""
+    if event.before is None:
+        return f"{event.job}: {_workers(event.after)} at first, {event.reason}"
+    when = f"after epoch {event.epoch}" if event.epoch else "before the first epoch's end"
+    text = f"{event.job}: {_workers(event.before)} → {event.after} {when}: {event.reason}"
+    return text if event.after else f"{text}; waiting for room"
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"

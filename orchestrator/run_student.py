@@ -160,7 +160,8 @@ class _Filing:
                 num_epochs=epochs,
                 class_names=data.class_names,
             )
-            self.on_event(StartEvent(job.title, epochs, self.start_epoch))
+            size = task.workers.size
+            self.on_event(StartEvent(job.title, epochs, self.start_epoch, size))
 
     def _config(self) -> dict[str, Any]:
         """The run's own experiment: one method, one seed; ``train`` takes it as it is."""
@@ -189,6 +190,7 @@ class _Filing:
             self.tracker.on_weights(epoch, tables, step=step)
 
     def on_epoch(self, epoch: int, row: Mapping[str, float], learner: Learner) -> None:
+        row = {**row, "workers": float(self.task.workers.size)}
         now = time.perf_counter()
         self.seconds += now - self.clock
         self.clock = now

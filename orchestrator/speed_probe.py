@@ -123,7 +123,7 @@ def teacher_speed(serving: Serving, plan: InputPlan, *, seconds: float) -> float
 def student_speed(job: StudentJob, folder: Path, *, seconds: float) -> StudentSpeed:
     """Images/s of one worker: rendered, signals gathered, trained on; and evaluated."""
     workers = job.experiment.workers
-    if workers.count:
+    if workers.most:
         torch.set_num_threads(num_threads(workers.cpus))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(job.experiment.data)
@@ -166,7 +166,7 @@ def first_samples(split: Split, count: int) -> Split:
 def _shortened(job: StudentJob, data: Data, device: torch.device) -> tuple[StudentJob, Fit]:
     """The job with one worker's share of a batch, from a store, and an epoch of a few steps."""
     experiment = job.experiment
-    share = max(1, experiment.schedule.batch_size // max(1, experiment.workers.count))
+    share = max(1, experiment.schedule.batch_size // max(1, experiment.workers.most))
     row = sum(make_codec(s.codec, s.shape).row_bytes for r in job.recordings for s in r.signals)
     steps = min(_STEPS, len(data.train) // share, max(1, _DRAWN_BYTES // max(1, row * share)))
     schedule = experiment.schedule.model_copy(update={"epochs": 1, "batch_size": share})

@@ -17,6 +17,7 @@ from distill.methods import MethodConfig
 from distill.signals import Taps
 from orchestrator.recording import Recording
 from orchestrator.runs import RunFolder
+from orchestrator.seats import Hold
 from orchestrator.teachers import InputPlan, TeacherRecipe
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 
     from distill.parallel import Workers
 
+BOARD_S = 60.0  # for the board of events to answer
 # Starts that find no place, each after a minute: a node that was lost, or asked for, may come late.
 MAX_STARTS = 30
 MAX_FAILURES = 3  # of a worker group: each goes on from the last epoch's checkpoint
+RESIZE_S = 60.0  # between looks for more room: growing costs a start, and the epoch that was begun
+ELASTIC_STARTS = 6  # that find no place: where a node was lost it may take three
 
 
 @final
@@ -89,6 +93,7 @@ class StartEvent:
     job: str  # its title
     num_epochs: int
     start_epoch: int
+    num_workers: int = 1
 
 
 @final
@@ -103,6 +108,18 @@ class EpochEvent:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ResizeEvent:
+    """Training goes on with another number of workers; 0: it waits for room."""
+
+    job: str
+    epoch: int  # epochs done
+    before: int | None  # None: it begins
+    after: int
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class FailureEvent:
     """A run that cannot go on, and why."""
 
@@ -110,7 +127,8 @@ class FailureEvent:
     reason: str
 
 
-Event = StartEvent | EpochEvent | FailureEvent
+Event = StartEvent | EpochEvent | ResizeEvent | FailureEvent
+Held = Callable[[], Sequence[Hold]]  # what others than students take of the cluster's nodes
 
 
 class StudentError(RuntimeError):
@@ -123,17 +141,24 @@ def train_students(
     *,
     storage: Path,
     on_event: Callable[[Event], None],
+    held: Held = tuple,
 ) -> None:
     """Train every job that is not finished, in order, in one worker group.
 
     One group serves all: starting one takes 10 s and more. A run that was broken off goes on from
-    its last epoch. Raises StudentError.
+    its last epoch. Elastic workers take the room beside what is ``held``. Raises StudentError.
     """
     todo = [job for job in jobs if not RunFolder(job.folder).finished]
     if not todo:
         return
-    if config.count == 0:
+    if config.most == 0:
         _train_here(todo, on_event)
+    elif config.is_elastic:
+        from orchestrator.elastic import train_elastically
+
+        train_elastically(
+            lambda told: _train_on_ray(todo, config, storage, told), config, held, on_event
+        )
     else:
         _train_on_ray(todo, config, storage, on_event)
 
@@ -168,12 +193,16 @@ def _train_on_ray(
         name=f"train-{time.time_ns()}",  # unique: our checkpoints are in the run folders
         storage_path=str(storage.resolve()),
         failure_config=FailureConfig(
-            max_failures=MAX_FAILURES, controller_failure_limit=MAX_STARTS
+            max_failures=MAX_FAILURES,
+            controller_failure_limit=ELASTIC_STARTS if config.is_elastic else MAX_STARTS,
         ),
         logging_config=LoggingConfig(log_level="ERROR"),
     )
     scaling = ScalingConfig(
-        num_workers=config.count, use_gpu=config.gpus > 0, resources_per_worker=resources
+        num_workers=(config.least, config.most) if config.is_elastic else config.most,
+        use_gpu=config.gpus > 0,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=RESIZE_S,
     )
     with events_of(on_event) as board:
         loop = {"jobs": list(jobs), "board": board, "threads": int(config.cpus)}
@@ -213,6 +242,7 @@ def _reason(error: Exception) -> str:
 
 
 def _worker_loop(config: dict[str, Any]) -> None:
+    import ray
     import ray.train
     import ray.train.torch
     import torch
@@ -225,8 +255,10 @@ def _worker_loop(config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
+    # A group that was started anew leaves those that failed alone.
+    failed = ray.get(config["board"].failed.remote(), timeout=BOARD_S)
     for job in config["jobs"]:
-        if not RunFolder(job.folder).finished:
+        if job.title not in failed and not RunFolder(job.folder).finished:
             run_job(
                 job,
                 workers,

@@ -58,6 +58,12 @@ def check_plan(base: Experiment, space: Space, plan: Plan) -> None:
     """Raise ConfigError for a search that this space, or this folder, does not allow."""
     if base.data.validation == 0:
         raise ConfigError("data.validation: 0 leaves nothing to select by; set it above 0")
+    workers = base.workers
+    if workers.is_elastic and workers.most > 1:
+        raise ConfigError(
+            f"workers.min: {workers.least} to {workers.most} workers, but the trials of a sweep "
+            "share the cluster by numbers that are known; set workers={count: N}"
+        )
     if plan.search == "grid":
         _check_grid(space, plan)
     if plan.search == "optuna" and find_spec("optuna") is None:
@@ -102,9 +108,9 @@ def _check_pbt(base: Experiment, space: Space, plan: Plan) -> None:
             f"trains, and {', '.join(fixed)} of space '{space.name}' cannot be changed then; use "
             "asha, or leave them out of the space"
         )
-    if base.workers.count > 1:
+    if base.workers.most > 1:
         raise ConfigError(
-            f"workers.count: {base.workers.count}, but --scheduler pbt trains in the trial's own "
+            f"workers.count: {base.workers.most}, but --scheduler pbt trains in the trial's own "
             "process; set it to 1, or use asha"
         )
 

@@ -24,9 +24,10 @@ from orchestrator.candidates import (
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet
 from orchestrator.maintenance import record_passes
-from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers, shares_of_workers
+from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers
 from orchestrator.preparation import PreparedTeacher
 from orchestrator.recording import Serving, merge
+from orchestrator.room import check_room, shares_of_workers
 from orchestrator.runs import write_atomically
 from orchestrator.seats import Seats, Share, seat
 from orchestrator.session import check_state_api, ray_session
@@ -62,10 +63,11 @@ def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> O
     errors: Mapping[int, str] = {}
     if len(ended) < plan.size(space):
         with ExitStack() as stack:
-            stack.enter_context(ray_session(dashboard=base.workers.count > 1))
+            stack.enter_context(ray_session(dashboard=base.workers.most > 1))
             check_shared_folders(base)
+            check_room(base, display.note)
             room = concurrency(base)
-            if base.workers.count > 1:
+            if base.workers.most > 1:
                 check_state_api()
             display.note(f"trials at a time: {min(room, plan.size(space) - len(ended))}")
             sweep = _prepared(base, space, plan, stack, display)
@@ -165,7 +167,7 @@ def _search(
         size -= len(ended)
     progress = SweepProgress(sweep, display, num_trials=size, metric=plan.metric)
     workers = sweep.base.workers
-    nested = workers.count > 1
+    nested = workers.most > 1
     own = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     # Of a trial that launches workers they take all there is; Tune refuses a trial of nothing.
     taken = {"node:__internal_head__": 0.001} if nested else own

@@ -13,6 +13,7 @@ from orchestrator.identity import canonical_json
 from orchestrator.run_checkpoints import student_state
 from orchestrator.runs import RunFolder
 from orchestrator.students import Event, StudentJob, train_students
+from orchestrator.teacher_networks import build_network, own_data
 
 
 def auto_checkpoint(teacher: Teacher, experiment: Experiment, data: Data) -> Path:
@@ -26,15 +27,10 @@ def auto_checkpoint(teacher: Teacher, experiment: Experiment, data: Data) -> Pat
         "normalization": teacher.normalization and teacher.normalization.model_dump(),
         "training": teacher.training.model_dump(mode="json", exclude={"data"}),
         "views": experiment.views.fingerprint_fields(),
-        "split": _own_data(teacher, data).train.fingerprint,
+        "split": own_data(teacher, data).train.fingerprint,
     }
     digest = hashlib.sha256(canonical_json(fields, where="teacher").encode()).hexdigest()[:20]
     return cache_root(experiment.data) / "teachers" / f"{teacher.name}-{digest}.safetensors"
-
-
-def _own_data(teacher: Teacher, data: Data) -> Data:
-    """What the teacher is trained on."""
-    return load_data(teacher.training.data) if teacher.training.data else data
 
 
 def untrained(experiment: Experiment, data: Data) -> list[Teacher]:
@@ -95,20 +91,15 @@ def train_teachers(
     )
     for path, job in jobs.items():
         if RunFolder(job.folder).finished:
-            _file(path, job, data)
+            _file(path, job)
 
 
-def _file(path: Path, job: StudentJob, data: Data) -> None:
+def _file(path: Path, job: StudentJob) -> None:
     """The last weights, as safetensors; written last, so its presence means trained."""
-    from distill.models import build_model
     from distill.models.checkpoints import save_weights
 
-    network = build_model(
-        job.experiment.student.arch,
-        num_classes=data.num_classes,
-        in_channels=data.train.images.shape[1],
-        image_size=data.train.images.shape[-1],
-        options=job.experiment.student.options,
+    network = build_network(
+        job.experiment.student.arch, job.experiment.student.options, load_data(job.experiment.data)
     )
     student = student_state(RunFolder(job.folder).checkpoint("last"))
     network.load_state_dict(

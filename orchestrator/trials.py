@@ -80,7 +80,7 @@ def run_trial(values: Mapping[str, Any], sweep: Sweep) -> None:
             case _:
                 return
 
-    train = _train_here if job.experiment.workers.count <= 1 else _train_on_workers
+    train = _train_here if job.experiment.workers.most <= 1 else _train_on_workers
     train(job, on_event)
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
+from orchestrator.room import num_seated
 from orchestrator.seats import Seats, Share
 
 POLL_S = 5.0
@@ -39,7 +40,7 @@ def _watch(
 ) -> None:
     was_waiting = False
     while not ended.is_set():
-        held = num_held(workers, Seats.of_cluster())
+        held = num_seated(workers[0], Seats.of_cluster(), most=len(workers))
         is_waiting = held < len(workers)
         if is_waiting and not was_waiting:
             tell(
@@ -50,8 +51,3 @@ def _watch(
             tell("students: there are nodes for all workers again")
         was_waiting = is_waiting
         ended.wait(poll_s)
-
-
-def num_held(workers: Sequence[Share], seats: Seats) -> int:
-    """How many of the workers the nodes hold at one time."""
-    return sum(seats.take(share, together=True) is not None for share in workers)

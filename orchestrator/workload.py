@@ -72,6 +72,7 @@ class Workload:
     runs: tuple[RunLoad, ...]
     num_passes: int  # epoch e reads pass e mod num_passes
     side_by_side: bool  # whether recording runs beside training, or before it
+    is_served_apart: bool = False  # whether served teachers have no room beside students
     actors: tuple[Group, ...] = ()  # of each teacher
     workers: Group = Group("students", 0, 0.0, 0.0)
     store_bytes: int = 0  # of all records that runs read, those on file included

@@ -130,10 +130,11 @@ def _cache(words: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def _export(words: Sequence[str], options: argparse.Namespace) -> None:  # noqa: ARG001
-    """No run of the documents is there; its path says what it would be of."""
+    """Few runs of the documents are there; its path says what one would be of."""
     found = re.fullmatch(r"runs/(\w+)/(\w+)-[0-9a-f]{8}/seed-\d+", str(options.folder))
-    if found is None or found[1] not in shipped_experiments() or found[2] not in method_names():
-        raise CommandError(f"'{options.folder}' is no run of a shipped experiment")
+    known = (*shipped_experiments(), *(file.stem for file in Path.cwd().glob("*.yaml")))
+    if found is None or found[1] not in known or found[2] not in method_names():
+        raise CommandError(f"'{options.folder}' is no run of an experiment that there is")
 
 
 def _board(words: Sequence[str], options: argparse.Namespace) -> None:  # noqa: ARG001

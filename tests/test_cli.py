@@ -95,7 +95,7 @@ def small(tmp_path: Path) -> Path:
         ("seeds=[0,0]", "seeds: [0, 0] repeats a seed; give distinct ones"),
         ("seeds=[0", "seeds: '[0' is not plain YAML: expected ',' or ']'"),
         ("teachers[0].checkpoint=none.pt", "teachers[0].checkpoint: no file 'none.pt'; correct"),
-        ("teachers[0].checkpoint=seven.safetensors", "has 7 classes, the data has 4; give a teac"),
+        ("teachers[0].checkpoint=seven.safetensors", "has 7 classes, the data has 4; say which 4"),
         ("teachers[0].checkpoint=cut.safetensors", "'cut.safetensors' is damaged or cut short"),
         ("teachers[0].normalization={mean: [0, 0], std: [1, 1]}", "2 means and 2 stds for images"),
         ("signals.codecs.stge3=int8", "signals.codecs.stge3: no teacher has tap 'stge3'; did you"),

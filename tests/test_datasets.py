@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from distill.datasets import DataConfig, load_data
-from distill.datasets.config import NAMES
+from distill.datasets.config import FUNCTION, NAMES
 from distill.datasets.load import DATA_SETS
 from distill.datasets.splits import hold_out, stratified_rows
 from tests.data_files import random_images, write_arrays
@@ -35,7 +35,7 @@ def test_an_unknown_name_is_told_its_neighbours():
 
 
 def test_every_name_has_its_module():
-    assert set(DATA_SETS) == set(NAMES)
+    assert set(DATA_SETS) == {*NAMES, FUNCTION}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from orchestrator.preflight import check
 from tests.doc_commands import CommandError, check_command
 from tests.doc_files import DOCS, ROOT, Block, blocks, commands, pages
 from tests.run_folders import make_run, make_trial
+from tests.tutorial_world import TUTORIALS, furnish
 
 LINKED = ("benchmarks", "cluster.yaml", "distill", "docs", "tests", "Makefile")
 
@@ -49,12 +50,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for number, temperature in enumerate((1.0, 4.0)):
         values = {"method.temperature": temperature}
         make_trial(folder / "runs", number, values, score=0.5 + number / 10, experiment="demo")
+    furnish(folder)
+    make_run(folder / "runs", "kd", 0, accuracy=0.6, experiment="phone", digest="1a2b3c4d")
     (folder / "runs/demo/probes.json").write_text(json.dumps(probe_table()))
     for block in blocks("yaml"):
         if "nodes" in yaml.safe_load(block.text):
             (folder / "cluster-spec.yaml").write_text(block.text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        patch.syspath_prepend(TUTORIALS)
         patch.setenv("COLUMNS", "120")
         yield folder
 
@@ -104,6 +109,7 @@ def test_a_command_that_would_not_work_is_found(words: str) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("yaml", "yml"), ids=str)
+@pytest.mark.usefixtures("world")
 def test_every_yaml_snippet_is_valid(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "snippet.yaml"
     fields = yaml.safe_load(block.text)

@@ -23,7 +23,7 @@ from tests.networks import build
         ("resnet21", "did you mean 'resnet20'"),
         ("xyzzy", "architectures: resnet8, "),
         ("torchvision/", "Others: torchvision/NAME"),
-        ("pkg.mod:", "Others: torchvision/NAME, package.module:function"),
+        ("pkg.mod:", "Others: torchvision/NAME, timm/NAME, package.module:function"),
         ("", "unknown architecture ''"),
     ],
 )

@@ -255,6 +255,34 @@ def test_a_window_that_cannot_be_is_told(fashion: Path, tmp_path: Path) -> None:
     assert as_json(found)["misfits"] == list(found.misfits)
 
 
+def test_served_teachers_that_have_no_room_beside_students_are_told(
+    fashion: Path, tmp_path: Path
+) -> None:
+    """Teachers of half a CPU each, and one worker that takes a node."""
+    changes = {"signals.source": "served", "workers": {"count": 1, "cpus": 4}}
+    experiment = two_teachers(fashion, tmp_path, changes)
+    for count, misfits in ((1, 1), (2, 0)):
+        spec = ClusterSpec.model_validate(figures(count=count))
+        assert len(forecast_of(plan_experiment(experiment, spec)).misfits) == misfits
+    spec = ClusterSpec.model_validate(figures(count=1))
+    (line,) = forecast_of(plan_experiment(experiment, spec)).misfits
+    assert "'served' needs teachers and students side by side; a cluster of 5 CPUs and 0" in line
+
+
+def test_elastic_students_are_planned_with_as_many_workers_as_have_room(
+    fashion: Path, tmp_path: Path
+) -> None:
+    """Two nodes of 4 CPUs, and teachers that take one of them together."""
+    for bounds, count in (((1, 4), 4), ((1, 99), 7), ((8, 99), 8), ((9, 99), 9)):
+        workers = {"min": bounds[0], "max": bounds[1]}
+        changes = {"workers": workers, "schedule.batch_size": 99}
+        experiment = two_teachers(fashion, tmp_path, changes)
+        found = forecast_of(plan_experiment(experiment, ClusterSpec.model_validate(figures())))
+        assert found.load.workers.count == count
+        assert found.load.side_by_side == (count < 8)
+        assert bool(found.misfits) == (count > 8)
+
+
 def test_accuracy_on_file_is_not_measured_again(fashion: Path, tmp_path: Path) -> None:
     experiment = two_teachers(fashion, tmp_path)
     found = agenda(experiment)

@@ -112,7 +112,7 @@ def test_a_sweep_shares_the_place_of_record() -> None:
             "a: an actor of 8 GPUs does not fit a node of 4; nodes with 8",
         ),
         ({"job.worker_cpus": 99}, "students: a worker of 99 CPUs does not fit a node of 16"),
-        ({"job.workers": 20}, "set workers.count to 8, or nodes.count to 5"),
+        ({"job.workers": 20}, "the cluster holds 8; 8 workers would fit, or 5 nodes"),
         ({"storage.capacity_gb": 0.02}, "3 passes of records, 0 GB; passes: 1 fit"),
         ({"storage.capacity_gb": 0.001}, "not one pass fits; a codec such as top10"),
         ({"storage.kind": "mirrored", "nodes.disk_gb": 0.001}, "disks of 1 GB would"),

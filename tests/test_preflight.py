@@ -16,7 +16,8 @@ from distill.loading import ConfigError, load_experiment, shipped_experiments, v
 from distill.methods import Method, MethodConfig
 from distill.methods.base import Needs
 from distill.signals import SignalShapes, SignalSpec
-from orchestrator.preflight import check, check_data, checkpoint_path, signal_codec
+from orchestrator.preflight import check, check_data, signal_codec
+from orchestrator.teacher_checks import checkpoint_path
 from tests.data_files import write_arrays
 
 
@@ -193,9 +194,8 @@ def test_a_teacher_of_another_class_count_is_refused(
 
     check(teacher(4), num_cpus=2)
     (line,) = mistakes(teacher(7))
-    assert line == (
-        f"teachers[0].checkpoint: '{tmp_path}/t7.{suffix}' has 7 classes, the data has 4; give a "
-        "teacher of this data, or other data"
+    assert line.startswith(
+        f"teachers[0].checkpoint: '{tmp_path}/t7.{suffix}' has 7 classes, the data has 4; say "
     )
 
 

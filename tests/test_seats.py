@@ -67,3 +67,23 @@ def test_a_worker_that_no_node_holds_is_a_mistake(monkeypatch: pytest.MonkeyPatc
     experiment = load_experiment("demo", ["workers={count: 1, cpus: 2}"])
     with pytest.raises(ConfigError, match=r"1 × 2 CPUs .* does not fit .* at most 1 CPUs on a nod"):
         concurrency(experiment)
+
+
+def test_two_halves_of_gpus_are_no_whole() -> None:
+    """Ray keeps a process on one GPU: two of 0.75 leave a quarter of each, and not a half."""
+    seats, most = nodes(Share(8, 2)), Share(0, 0.75)
+    assert seats.take(most) == seats.take(most) == "n0"
+    assert seats.take(Share(0, 0.5)) is None
+    assert seats.take(Share(0, 0.25)) == "n0"
+    seats.give_back("n0", most)
+    assert seats.take(Share(0, 1)) is None  # the quarter is on the one, the other is taken
+    assert seats.take(Share(0, 0.75)) == "n0"
+
+
+def test_a_copy_of_seats_is_taken_apart_alone() -> None:
+    seats = nodes(Share(2, 1))
+    assert seats.take(Share(1, 0.5)) == "n0"
+    copied = seats.copy()
+    assert copied.take(Share(0, 1)) is None, "half of it is taken"
+    assert copied.take(Share(1, 0.5)) == "n0"
+    assert seats.take(Share(1, 0.5)) == "n0"

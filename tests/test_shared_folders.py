@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.room import num_seated
 from orchestrator.seats import Seats, Share
 from orchestrator.shared_folders import visible
-from orchestrator.waiting import num_held, told_of_waiting
+from orchestrator.waiting import told_of_waiting
 
 ONE = Share(1, 0)
 
@@ -23,8 +24,8 @@ def test_a_file_that_comes_late_is_seen_and_another_one_is_not(tmp_path: Path) -
 
 
 def test_workers_are_counted_as_nodes_hold_them() -> None:
-    assert num_held([Share(2, 0)] * 3, Seats({"a": Share(3, 0), "b": Share(4, 0)})) == 3
-    assert num_held([Share(2, 0)] * 3, Seats({"a": Share(3, 0), "b": Share(3, 0)})) == 2
+    assert num_seated(Share(2, 0), Seats({"a": Share(3, 0), "b": Share(4, 0)}), most=3) == 3
+    assert num_seated(Share(2, 0), Seats({"a": Share(3, 0), "b": Share(3, 0)}), most=3) == 2
 
 
 @pytest.mark.ray

@@ -21,10 +21,17 @@ from numpy.typing import NDArray
 
 from distill.datasets.cache import Part, Source, stamp_files, whole
 from distill.datasets.config import DataConfig, DataInfo
+from distill.datasets.members import (
+    MEMBERS,
+    ImageShape,
+    channels_first,
+    check_alike,
+    check_labels,
+    image_shape,
+    numbered,
+)
 
-_MEMBERS = ("train_images", "train_labels", "test_images", "test_labels")
 _HEADER_BYTES = 1 << 16  # of a member's header; numpy's own take 128
-_MAX_CLASSES = 100_000
 # An archive that unpacks to so many bytes, and so many times its size, is taken for a bomb. Real
 # images rarely shrink to a tenth.
 _MAX_UNPACKED, _MAX_RATIO = 1 << 28, 100
@@ -38,16 +45,19 @@ def describe(config: DataConfig) -> DataInfo:
     file = _file(config)
     with _opened(file):
         shapes = {part: _image_shape(file, part) for part in ("train", "test")}
-        if shapes["train"][1:] != shapes["test"][1:]:
-            raise ValueError(
-                f"data.file: '{file}': train_images are {list(shapes['train'][1:])} (c, h, w) and "
-                f"test_images {list(shapes['test'][1:])}; give both the same shape"
-            )
+        check_alike(shapes["train"], shapes["test"], where=_where(file))
         with np.load(file, allow_pickle=False) as content:
             names = _class_names(file, content)
             for part, shape in shapes.items():
-                _labels(file, content, part, num_images=shape[0], num_classes=len(names))
-    return DataInfo(len(names), in_channels=shapes["train"][1], image_size=shapes["train"][2])
+                check_labels(
+                    _small(file, content, f"{part}_labels"),
+                    part,
+                    where=_where(file),
+                    num_images=shape[0],
+                    num_classes=len(names),
+                )
+    _, channels, size, _ = shapes["train"]
+    return DataInfo(len(names), in_channels=channels, image_size=size, class_names=names)
 
 
 def open_source(config: DataConfig) -> Source:
@@ -68,11 +78,8 @@ def _read(file: Path) -> Mapping[str, Part]:
     parts: dict[str, Part] = {}
     with _opened(file), np.load(file, allow_pickle=False) as content:
         for part in ("train", "test"):
-            shape = _image_shape(file, part)
-            images = content[f"{part}_images.npy"]
-            if images.ndim == 4 and images.shape != shape:
-                images = images.transpose(0, 3, 1, 2)
-            parts[part] = whole(images.reshape(shape), content[f"{part}_labels.npy"])
+            images = channels_first(content[f"{part}_images.npy"], _image_shape(file, part))
+            parts[part] = whole(images, content[f"{part}_labels.npy"])
     return parts
 
 
@@ -106,7 +113,7 @@ def _header(file: Path, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
             held = sorted(name.removesuffix(".npy") for name in archive.namelist())
             raise ValueError(
                 f"data.file: '{file}' has no {member}; it holds {', '.join(held)}, "
-                f"and needs {', '.join(_MEMBERS)}"
+                f"and needs {', '.join(MEMBERS)}"
             )
         unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > max(_MAX_UNPACKED, _MAX_RATIO * file.stat().st_size):
@@ -132,25 +139,13 @@ def _header(file: Path, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _image_shape(file: Path, part: str) -> tuple[int, int, int, int]:
-    """[N, c, h, w] of a part, from whichever layout its header shows."""
-    shape, dtype = _header(file, f"{part}_images")
-    where = f"data.file: '{file}': {part}_images is {dtype} {list(shape)}"
-    if dtype != np.uint8:
-        raise ValueError(f"{where}; store whole numbers 0..255 as uint8")
-    if len(shape) not in (3, 4) or 0 in shape:
-        raise ValueError(f"{where}; store [N, h, w], [N, h, w, c] or [N, c, h, w], none of them 0")
-    if len(shape) == 3:
-        shape = (shape[0], 1, shape[1], shape[2])
-    first, last = shape[2] == shape[3], shape[1] == shape[2]
-    if first and last:
-        raise ValueError(f"{where}: channels first or last? store [N, h, w] or another size")
-    if not (first or last):
-        raise ValueError(f"{where}; images must be square: crop or pad them")
-    count, channels, size = (
-        (shape[0], shape[1], shape[2]) if first else (shape[0], shape[3], shape[1])
-    )
-    return count, channels, size, size
+def _image_shape(file: Path, part: str) -> ImageShape:
+    member = f"{part}_images"
+    return image_shape(*_header(file, member), member, where=_where(file))
+
+
+def _where(file: Path) -> str:
+    return f"data.file: '{file}'"
 
 
 def _small(file: Path, content: Mapping[str, NDArray[Any]], member: str) -> NDArray[Any]:
@@ -165,34 +160,8 @@ def _small(file: Path, content: Mapping[str, NDArray[Any]], member: str) -> NDAr
 def _class_names(file: Path, content: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
     """Those of the file, or else the numbers up to the largest training label."""
     if "class_names" not in content:
-        labels = _small(file, content, "train_labels")
-        if labels.dtype.kind not in "iu" or not labels.size:
-            raise ValueError(f"data.file: '{file}': train_labels is not a list of integers")
-        num_classes = int(labels.max()) + 1
-        if num_classes > _MAX_CLASSES:
-            raise ValueError(
-                f"data.file: '{file}': train_labels holds {num_classes - 1}, and there are at most "
-                f"{_MAX_CLASSES:,} classes; number them from 0"
-            )
-        return tuple(str(label) for label in range(num_classes))
+        return numbered(_small(file, content, "train_labels"), where=_where(file))
     names = _small(file, content, "class_names")
     if names.dtype.kind != "U" or names.ndim != 1:
         raise ValueError(f"data.file: '{file}': class_names is not a list of text")
     return tuple(str(name) for name in names)
-
-
-def _labels(
-    file: Path, content: Mapping[str, NDArray[Any]], part: str, *, num_images: int, num_classes: int
-) -> None:
-    labels = _small(file, content, f"{part}_labels")
-    if labels.dtype.kind not in "iu" or labels.shape != (num_images,):
-        raise ValueError(
-            f"data.file: '{file}': {part}_labels is {labels.dtype} {list(labels.shape)}, "
-            f"not one integer for each of {num_images} images"
-        )
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if wrong.size:
-        raise ValueError(
-            f"data.file: '{file}': {part}_labels holds {wrong[0]}, and the {num_classes} classes "
-            f"are 0..{num_classes - 1}; correct it or add class_names"
-        )

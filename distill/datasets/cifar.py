@@ -63,9 +63,11 @@ _LAYOUTS = {
 
 def describe(config: DataConfig) -> DataInfo:
     """32 × 32 colour images. Raises ValueError if no files are found or to be had."""
-    if not config.download:
-        _find(config)
-    return DataInfo(_LAYOUTS[config.name].num_classes, in_channels=3, image_size=32)
+    num_classes = _LAYOUTS[config.name].num_classes
+    names = ()
+    if not (config.download and _missing(config)):
+        names = _class_names(_find(config), _LAYOUTS[config.name])
+    return DataInfo(num_classes, in_channels=3, image_size=32, class_names=names)
 
 
 def open_source(config: DataConfig) -> Source:
@@ -74,17 +76,21 @@ def open_source(config: DataConfig) -> Source:
     if config.download and _missing(config):
         _download(config)
     folder = _find(config)
+    return Source(
+        kind=config.name,
+        class_names=_class_names(folder, layout),
+        stamp=stamp_files([folder / file for file in layout.files]),
+        read=partial(_read, folder, layout),
+    )
+
+
+def _class_names(folder: Path, layout: _Layout) -> tuple[str, ...]:
     names = read_pickle(folder / layout.meta).get(layout.names)
     if not is_list_of(names, str) or len(names) != layout.num_classes:
         raise ValueError(
             f"'{folder / layout.meta}' does not name {layout.num_classes} classes; fetch it again"
         )
-    return Source(
-        kind=config.name,
-        class_names=tuple(names),
-        stamp=stamp_files([folder / file for file in layout.files]),
-        read=partial(_read, folder, layout),
-    )
+    return tuple(names)
 
 
 def read_pickle(file: Path) -> dict[str, Any]:

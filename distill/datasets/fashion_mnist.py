@@ -36,7 +36,7 @@ CLASS_NAMES = (
 )
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 MINI = "fashion_mnist_mini.npz"
-_INFO = DataInfo(num_classes=10, in_channels=1, image_size=28)
+_INFO = DataInfo(num_classes=10, in_channels=1, image_size=28, class_names=CLASS_NAMES)
 _PREFIXES = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTES = 8  # IDX's code of the type
 _MAX_BYTES = 1 << 26  # of an unpacked file; the largest has 47 MB

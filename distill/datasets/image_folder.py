@@ -37,7 +37,8 @@ def describe(config: DataConfig) -> DataInfo:
     Raises ValueError naming a folder that is missing or empty, or classes that differ by part.
     """
     root, size = _settings(config)
-    return DataInfo(len(_classes(_folders(root))), in_channels=3, image_size=size)
+    names = _classes(_folders(root))
+    return DataInfo(len(names), in_channels=3, image_size=size, class_names=names)
 
 
 def open_source(config: DataConfig) -> Source:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.datasets import arrays, cifar, fashion_mnist, image_folder
+from distill.datasets import arrays, cifar, fashion_mnist, function, image_folder
 from distill.datasets.cache import Source, open_cached
-from distill.datasets.config import DataConfig, DataInfo, cache_root
+from distill.datasets.config import (
+    FUNCTION,
+    DataConfig,
+    DataInfo,
+    cache_root,
+    kept_classes,
+)
 from distill.datasets.splits import Split, hold_out, stratified_rows, take_rows
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ DATA_SETS: dict[str, _DataSet] = {
     "cifar100": cifar,
     "arrays": arrays,
     "image_folder": image_folder,
+    FUNCTION: function,
 }
 
 
@@ -58,7 +65,16 @@ def describe(config: DataConfig) -> DataInfo:
 
     Raises ValueError naming the field and the fix for data that is not there or does not fit.
     """
-    return DATA_SETS[config.name].describe(config)
+    info = DATA_SETS[config.kind].describe(config)
+    if config.classes is None:
+        return info
+    if not info.class_names:  # they are in files still to be fetched; load_data looks at them
+        return replace(info, num_classes=len(config.classes))
+    kept = kept_classes(config, info.class_names)
+    if kept is None:
+        return info
+    names = tuple(info.class_names[label] for label in kept)
+    return replace(info, num_classes=len(names), class_names=names)
 
 
 def load_data(config: DataConfig) -> Data:
@@ -66,24 +82,35 @@ def load_data(config: DataConfig) -> Data:
 
     Raises ValueError naming the field and the fix for data that is not there or is damaged.
     """
-    source = DATA_SETS[config.name].open_source(config)
+    source = DATA_SETS[config.kind].open_source(config)
+    names = source.class_names
+    kept_labels = kept_classes(config, names)
     stored = open_cached(source, cache_root(config) / "data")
     train, test = stored["train"], stored["test"]
     rows = np.arange(len(train.labels))
     if source.subset is not None:
         rows = stratified_rows(train.labels, per_class=source.subset)
     kept, held = hold_out(train.labels, rows, fraction=config.validation, seed=config.split_seed)
+    if kept_labels is not None:
+        # Cut after the split: what is held out of a class does not depend on the other classes.
+        names = tuple(names[label] for label in kept_labels)
     splits = [
-        take_rows(part.images, part.labels, chosen, digest=part.digest)
+        take_rows(part.images, part.labels, chosen, digest=part.digest, classes=kept_labels)
         for part, chosen in ((train, kept), (train, held), (test, np.arange(len(test.labels))))
     ]
-    mean, std = _mean_and_std(train.moments[kept], pixels=train.images[0, 0].size)
+    for part, split in (("training", splits[0]), ("test", splits[2])):
+        if not len(split):
+            raise ValueError(
+                f"data.classes: '{config.name}' has no {part} image of {', '.join(names)}; choose "
+                "classes that have some"
+            )
+    mean, std = _mean_and_std(train.moments[splits[0].rows], pixels=train.images[0, 0].size)
     return Data(
         train=splits[0],
         validation=splits[1],
         test=splits[2],
-        num_classes=len(source.class_names),
-        class_names=source.class_names,
+        num_classes=len(names),
+        class_names=names,
         mean=mean,
         std=std,
         fingerprint=hashlib.sha256("".join(s.fingerprint for s in splits).encode()).hexdigest(),

@@ -6,6 +6,7 @@ Legend: M images stored, N samples of a split, n samples asked for, c channels, 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -46,9 +47,19 @@ def take_rows(
     rows: Int64[ndarray, " N"],
     *,
     digest: str,
+    classes: Sequence[int] | None = None,
 ) -> Split:
-    """The split of these rows; ``digest`` is the sha256 of all of ``images`` and ``labels``."""
+    """The split of these rows; ``digest`` is the sha256 of all of ``images`` and ``labels``.
+
+    Where ``classes`` are given, only their rows are taken, and class ``classes[i]`` becomes i.
+    """
     state = hashlib.sha256(bytes.fromhex(digest))
+    if classes is not None:
+        rows = rows[np.isin(labels[rows], classes)]
+        places = np.zeros(1 + max(int(labels.max()), *classes), np.int64)
+        places[list(classes)] = np.arange(len(classes))
+        labels = places[labels]
+        state.update(np.array(classes, "<i8").tobytes())
     state.update(rows.astype("<i8").tobytes())
     return Split(images=images, labels=labels[rows], rows=rows, fingerprint=state.hexdigest())
 

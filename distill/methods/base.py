@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
     from torch import Tensor, nn
 
+_PACKAGE = __name__.rpartition(".")[0]  # of the methods that are called by their files' names
+
 LearnerName = Literal["standard", "bilevel", "adaptive_teacher"]
 Needs = Mapping[TeacherName, frozenset[SignalSpec]]
 
@@ -124,8 +126,9 @@ class Setting:
 
     optimizer: str
     batch_size: int  # global
-    num_workers: int
+    num_workers: int  # at most
     sync_batchnorm: bool
+    is_elastic: bool = False  # whether there may be fewer
 
 
 # Of a configuration and the setting it would be trained in: what is wrong and how to mend it.
@@ -145,8 +148,9 @@ class MethodConfig(BaseModel, ABC):
     @computed_field
     @property
     def name(self) -> str:
-        """The method's name: its file's."""
-        return type(self).__module__.rpartition(".")[2]
+        """The method's name: its file's in this package, or the module's of a user's own."""
+        package, _, file = type(self).__module__.rpartition(".")
+        return file if package == _PACKAGE else type(self).__module__
 
     @abstractmethod
     def needs(self, teachers: Mapping[TeacherName, Taps], student: Taps) -> Needs:

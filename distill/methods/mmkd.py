@@ -60,6 +60,11 @@ def _no_shared_statistics(config: Config, setting: Setting) -> str | None:  # no
 
 
 def _whole_batches(config: Config, setting: Setting) -> str | None:
+    if setting.is_elastic:
+        return (
+            "'mmkd' has weights for one size of batch, a worker's, which changes with the number "
+            "of workers; set workers.count in the place of workers.min and workers.max"
+        )
     width, rest = divmod(setting.batch_size, setting.num_workers)
     if rest:
         return (

@@ -1,4 +1,4 @@
-"""Networks by name: the zoo of the distillation literature, torchvision's, and users' own.
+"""Networks by name: the zoo of the distillation literature, torchvision's, timm's, users' own.
 
 Importing this package does not import torch; building a network does.
 """
@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from distill.models.catalog import (
+    TIMM,
     TORCHVISION,
     check_architecture,
     check_options,
@@ -34,10 +35,10 @@ def build_model(
 ) -> TappedModel:
     """A fresh network for images [in_channels, image_size, image_size], drawn from torch's RNG.
 
-    ``arch`` is a name of the zoo, ``torchvision/NAME`` or ``package.module:function``; ``options``
-    go to its builder. ``taps`` are those that will be read: a network of the zoo gives all of its
-    own, any other network the named modules' outputs. Raises ValueError, with near misses, for an
-    unknown architecture, option or tap.
+    ``arch`` is a name of the zoo, ``torchvision/NAME``, ``timm/NAME`` or
+    ``package.module:function``; ``options`` go to its builder. ``taps`` are those that will be
+    read: a network of the zoo gives all of its own, any other network the named modules' outputs.
+    Raises ValueError, with near misses, for an unknown architecture, option or tap.
     """
     check_architecture(arch)
     options = dict(options or {})
@@ -49,6 +50,8 @@ def build_model(
         return family.build(arch, num_classes=num_classes, in_channels=in_channels, **options)
     if arch.startswith(TORCHVISION):
         from distill.models.torchvision_models import build
+    elif arch.startswith(TIMM):
+        from distill.models.timm_models import build
     else:
         from distill.models.user import build
     return build(

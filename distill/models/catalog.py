@@ -9,16 +9,22 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import final
 
 TORCHVISION = "torchvision/"
+TIMM = "timm/"
 POOLED = "pooled"
 # The map whose mean is ``pooled``, in networks where that is not the last stage's.
 FINAL = "final"
-_USER_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+# package.module:function
+USER_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+# Names of timm may end in the tag of pretrained weights, as in resnet18.a1_in1k. No 'hf-hub:': that
+# would be fetched.
+_TIMM_NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)
 _NEAR = 0.6  # difflib's own threshold for a close match
-_OTHERS = "torchvision/NAME, package.module:function"
+_OTHERS = "torchvision/NAME, timm/NAME, package.module:function"
 
 
 @final
@@ -75,7 +81,7 @@ def architectures() -> tuple[str, ...]:
 
 
 def find(arch: str) -> Architecture | None:
-    """The zoo's entry for ``arch``; None for torchvision's and users' networks."""
+    """The zoo's entry for ``arch``; None for torchvision's, timm's and users' networks."""
     return _CATALOG.get(arch)
 
 
@@ -88,15 +94,26 @@ def taps_of(arch: str) -> tuple[str, ...] | None:
 def check_architecture(arch: str) -> None:
     """Raise ValueError, with near misses, unless ``arch`` names something that could be built.
 
-    Whether torchvision or a user's module has the name behind a well-formed ``torchvision/NAME``
-    or ``package.module:function`` shows when the network is built: looking takes torch's import.
+    Whether torchvision, timm or a user's module has the name behind a well-formed
+    ``torchvision/NAME``, ``timm/NAME`` or ``package.module:function`` shows when the network is
+    built: looking takes torch's import.
     """
-    if arch in _CATALOG or _USER_FUNCTION.fullmatch(arch):
+    if arch in _CATALOG or USER_FUNCTION.fullmatch(arch):
         return
     if arch.startswith(TORCHVISION) and arch.removeprefix(TORCHVISION).isidentifier():
         return
+    if arch.startswith(TIMM) and _TIMM_NAME.fullmatch(arch.removeprefix(TIMM)):
+        return
     hint = suggest(arch, _CATALOG, label="architectures")
     raise ValueError(f"unknown architecture '{arch}'; {hint} Others: {_OTHERS}")
+
+
+def check_installed(arch: str) -> None:
+    """Raise ValueError where ``arch`` is of a package that is optional and not installed."""
+    if arch.startswith(TIMM) and find_spec("timm") is None:
+        raise ValueError(
+            f"'{arch}' needs timm, which is not installed; pip install 'tutelage[timm]'"
+        )
 
 
 def check_taps(arch: str, taps: Iterable[str]) -> None:
@@ -111,7 +128,7 @@ def check_taps(arch: str, taps: Iterable[str]) -> None:
 def check_options(arch: str, options: Mapping[str, object]) -> None:
     """Raise ValueError for an option, or a value of one, that a network of the zoo does not take.
 
-    torchvision's and users' functions check their own options when they are called.
+    torchvision's, timm's and users' functions check their own options when they are called.
     """
     entry = find(arch)
     if entry is None:

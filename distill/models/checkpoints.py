@@ -141,17 +141,41 @@ def why(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def stored_classes(model: TappedModel, path: Path) -> int:
+    """The number of classes that a checkpoint of ``model``'s architecture has, whatever its own.
+
+    Raises ValueError for a network that does not end in a linear layer, or a file without one.
+    """
+    state = _rename(_read(path), model.published_prefixes)
+    _ = model.classifier  # which says so itself, where there is none
+    rows = _classifier_rows(model, _core(model), state)
+    if rows is None:
+        raise ValueError(f"checkpoint '{path}' does not hold the network's last layer")
+    return rows[0]
+
+
 def _class_mismatch(
     model: TappedModel, target: nn.Module, state: Mapping[str, Tensor]
 ) -> list[str]:
     """What to say where the classifier alone shows that the checkpoint is for other data."""
+    theirs, ours = _classifier_rows(model, target, state) or (0, 0)
+    if theirs == ours:
+        return []
+    return [
+        f"the checkpoint's classifier has {theirs} classes, the data has {ours} (of a teacher's, "
+        "outputs or classes choose some)"
+    ]
+
+
+def _classifier_rows(
+    model: TappedModel, target: nn.Module, state: Mapping[str, Tensor]
+) -> tuple[int, int] | None:
+    """The classifier's number of rows in the checkpoint, and the network's own."""
     for path, module in modules_by_path(target).items():
         weight = state.get(f"{path}.weight")
         if isinstance(module, nn.Linear) and module is model.classifier and weight is not None:
-            theirs, ours = weight.shape[0], module.out_features
-            if theirs != ours:
-                return [f"the checkpoint's classifier has {theirs} classes, the data has {ours}"]
-    return []
+            return weight.shape[0], module.out_features
+    return None
 
 
 def _listed(label: str, items: list[str]) -> list[str]:

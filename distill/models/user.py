@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from distill.models.base import TappedModel, evaluating
 from distill.models.catalog import suggest
 from distill.models.hooked import HookedModel, find_head
 from distill.signals import ModelOutput
+from distill.user_code import load_function
 
 
 def build(
@@ -30,7 +30,7 @@ def build(
     holds, and ``pooled``. One black image is passed through it. Raises ValueError where the
     function cannot be imported or called, or where its network does not give what it should.
     """
-    function = _import(arch)
+    function = load_function(arch)
     try:
         network = function(
             num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options
@@ -47,29 +47,12 @@ def build(
                 hint = suggest(tap, network.taps, label="taps")
                 raise ValueError(f"'{arch}' has no tap '{tap}'; {hint}")
         return network
-    native = _probe(arch, network, num_classes, (1, in_channels, image_size, image_size))
+    native = probe(arch, network, num_classes, (1, in_channels, image_size, image_size))
     head = find_head(network, num_classes=num_classes)
     return HookedModel(network, name=arch, head=head, taps=taps, native=native)
 
 
-def _import(arch: str) -> Callable[..., object]:
-    module_name, _, function_name = arch.partition(":")
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise ValueError(f"'{arch}' cannot be imported: {error}") from error
-        fix = "install it or put its folder on PYTHONPATH"
-        raise ValueError(f"'{arch}': there is no module '{error.name}'; {fix}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        names = [name for name, value in vars(module).items() if callable(value)]
-        hint = suggest(function_name, names, label="it has")
-        raise ValueError(f"'{arch}': '{module_name}' has no function '{function_name}'; {hint}")
-    return function
-
-
-def _probe(
+def probe(
     arch: str, network: nn.Module, num_classes: int, size: tuple[int, int, int, int]
 ) -> tuple[str, ...]:
     """Check the network's output for one image; give the taps of its own ModelOutput."""
