@@ -107,7 +107,10 @@ def test_aws_takes_the_machines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes the key that it makes to ~/.ssh
     (tmp_path / ".ssh").mkdir()
     config = prepared(AWS)
-    with mock_aws():
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    stand_in = mock_aws()
+    stand_in.start(reset=False)  # other tests' S3 server, in this process, would lose its bucket
+    try:
         ec2 = boto3.client("ec2", config["provider"]["region"])
         request = ec2.meta.service_model.operation_model("RunInstances").input_shape
         for kind in config["available_node_types"].values():
@@ -121,6 +124,8 @@ def test_aws_takes_the_machines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert found["GpuInfo"]["Gpus"][0]["Count"] == 1
         assert found["VCpuInfo"]["DefaultVCpus"] == 8
         bootstrapped = bootstrap_aws(deepcopy(config))
+    finally:
+        stand_in.stop(remove_data=False)
     for kind in bootstrapped["available_node_types"].values():
         assert kind["node_config"]["SubnetIds"]
         assert kind["node_config"]["SecurityGroupIds"]

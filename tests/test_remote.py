@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -15,6 +16,7 @@ from fsspec.registry import _registry
 
 from distill.loading import ConfigError
 from distill.run import main
+from orchestrator import remote
 from orchestrator.inventory import list_recordings, remove
 from orchestrator.locks import LeaseLock
 from orchestrator.mirror import Mirror
@@ -27,12 +29,14 @@ from tests.remote_stores import REPOSITORY, node, remote_of, start
 from tests.test_store import IDENTITY, record
 
 
-def test_what_other_nodes_put_is_seen_after_a_while_and_ones_own_at_once(url):
+def test_what_other_nodes_put_is_seen_after_a_while_and_ones_own_at_once(url, monkeypatch):
+    clock_s = 0.0
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: clock_s))
     here, there = Remote(url), Remote(url)
     assert here.list() == {}
     there.write("theirs", b"12")
     assert here.list() == {}  # as it was: who waits asks often
-    time.sleep(LISTING_S)
+    clock_s += LISTING_S
     assert {name: info.num_bytes for name, info in here.list().items()} == {"theirs": 2}
     here.write("ours", b"1")
     assert set(here.list()) == {"ours", "theirs"}
