@@ -29,7 +29,8 @@ class AnchoredTeacher(nn.Module):
     Source: Jang et al. 2024, Adaptive Teaching with Shared Classifier (arXiv 2406.08528).
     """
 
-    def __init__(self, model: Normalized) -> None:
+    def __init__(self, model: Normalized, *, vectors: bool = False) -> None:
+        """``vectors``: anchor BatchNorm's scales and shifts and biases, too (not the authors')."""
         super().__init__()
         # With statistics that stand still, weights that move by half a percent already spoil every
         # later layer's, and the features collapse: no penalty is on BatchNorm's scales.
@@ -38,7 +39,7 @@ class AnchoredTeacher(nn.Module):
         self._moving = [
             name
             for name, value in model.named_parameters()
-            if value.ndim > 1 and value not in apart
+            if (vectors or value.ndim > 1) and value not in apart
         ]
         for index, name in enumerate(self._moving):
             initial = model.get_parameter(name).detach().clone()
@@ -53,7 +54,7 @@ class AnchoredTeacher(nn.Module):
         return self.model(images)
 
     def squared_drift(self) -> Float[Tensor, ""]:
-        """Σ‖W − W⁰‖² over weights of two or more axes, the classifier's excepted."""
+        """Σ‖W − W⁰‖² over the anchored weights, the classifier's excepted."""
         return weight_drift(self._weights(), self._initial())
 
     def relative_drift(self) -> float:

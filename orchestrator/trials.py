@@ -71,7 +71,10 @@ def run_trial(values: Mapping[str, Any], sweep: Sweep) -> None:
         match event:
             case EpochEvent(_, epoch, row):
                 best = max(best, row[VALIDATION])
-                due = sweep.handover and epoch % sweep.handover == 0
+                # None at the end: nobody takes it over, and while Tune saves one, an order to stop
+                # that it kept from an earlier pause would end the trial before its result is filed.
+                last = epoch >= job.experiment.schedule.epochs
+                due = sweep.handover and not last and epoch % sweep.handover == 0
                 files = tune.Checkpoint(run.path) if due else None
                 told = {**row, EPOCH: epoch, "accuracy/validation_best": best}
                 tune.report(told, checkpoint=files)

@@ -143,7 +143,12 @@ def test_the_inference_model_is_trunk_projectors_and_shared_classifiers() -> Non
     )
 
 
-KNOBS: dict[str, Any] = {"feature_weight": 2.0, "penalty": 0.1, "factor": 4}
+KNOBS: dict[str, Any] = {
+    "feature_weight": 2.0,
+    "penalty": 0.1,
+    "penalty_on": "all",
+    "factor": 4,
+}
 
 
 @pytest.mark.parametrize("knob", KNOBS)

@@ -67,20 +67,27 @@ def test_nothing_is_recorded_and_every_teacher_is_used() -> None:
         config().needs({"a": taps, "b": {"pooled": None}}, taps)
 
 
-def test_the_penalty_is_a_sum_over_weights_and_spares_classifier_and_vectors() -> None:
-    method = build(("a",), penalty=3.0)
+@pytest.mark.parametrize(("penalty_on", "least_axes"), [("matrices", 2), ("all", 0)])
+def test_the_penalty_is_a_sum_over_weights_and_spares_the_classifier(
+    penalty_on: str, least_axes: int
+) -> None:
+    method = build(("a",), penalty=3.0, penalty_on=penalty_on)
     teacher = method.teachers[0]
+    apart = set(teacher.classifier.parameters())
+    before = [
+        value.detach().clone()
+        for value in teacher.parameters()
+        if value.ndim >= least_axes and value not in apart
+    ]
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.add_(0.5)
-    moved = sum(p.numel() for p in teacher.parameters() if p.ndim > 1)
-    moved -= teacher.classifier.weight.numel()
+    moved = sum(value.numel() for value in before)
     images = batch_of().images
     output = network("cnn_s", seed=1)(images)
     report = method.loss(output, method.ask(images), batch_of().labels, progress=START)
     assert report.detach().terms["penalty"].item() == pytest.approx(3.0 * 0.25 * moved, rel=1e-5)
-    before = [p.detach() - 0.5 for n, p in teacher.model.named_parameters() if p.ndim > 1]
-    start = sum(float(p.square().sum()) for p in before[:-1])  # the classifier's comes last
+    start = sum(float(value.square().sum()) for value in before)
     assert method.drift()["a"] == pytest.approx(math.sqrt(0.25 * moved / start), rel=1e-5)
 
 

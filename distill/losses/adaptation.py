@@ -69,13 +69,9 @@ def stepped_weight(
 
 
 def weight_drift(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-    """Σ‖W − W⁰‖² over those of ``weights`` with two or more axes: a sum, not a mean.
+    """Σ‖W − W⁰‖² over ``weights``: a sum, not a mean.
 
-    Source: Jang et al. 2024, ATSC (arXiv 2406.08528); the caller leaves the classifier out.
+    Source: Jang et al. 2024, ATSC (arXiv 2406.08528); which weights count is the caller's choice.
     """
-    drifts = [
-        (weight - initial[name]).square().sum()
-        for name, weight in weights.items()
-        if weight.ndim > 1
-    ]
+    drifts = [(weight - initial[name]).square().sum() for name, weight in weights.items()]
     return torch.stack(drifts).sum()

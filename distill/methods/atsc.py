@@ -11,7 +11,7 @@ Legend: T teachers, B samples, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from pydantic import Field
 
@@ -55,6 +55,9 @@ class Config(MethodConfig):
     feature_weight: float = Field(default=1.0, gt=0)  # the authors' b
     # The authors' w: 1 on CIFAR, 10 on ImageNet.
     penalty: float = Field(default=1.0, ge=0)
+    # The authors' penalty is on matrices alone. BatchNorm's scales are then free, and where nothing
+    # else holds them they shrink features to nothing, since nothing is easier to predict.
+    penalty_on: Literal["matrices", "all"] = "matrices"
     factor: int = Field(default=2, ge=1)  # teacher's channels over the projector's inner ones
 
     def needs(self, teachers: Mapping[TeacherName, Taps], student: Taps) -> Needs:
@@ -78,7 +81,10 @@ class AdaptiveTeaching(AdaptiveTeacherMethod):
 
         self.config = config
         self.hints = last_hints(shapes.taps, shapes.student)
-        self.teachers = [AnchoredTeacher(shapes.residents[h.teacher]) for h in self.hints]
+        vectors = config.penalty_on == "all"
+        self.teachers = [
+            AnchoredTeacher(shapes.residents[hint.teacher], vectors=vectors) for hint in self.hints
+        ]
         known = {
             name: {tap: shape for tap, shape in taps.items() if shape is not None}
             for name, taps in shapes.taps.items()
