@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def check_shared_folders(experiment: Experiment) -> None:
     """Raise ConfigError naming a folder that some node of several does not share with this one.
 
     What is written there would lie on that node's disk alone, or not be found. On one node nothing
-    is looked at.
+    is looked at. Raises TimeoutError naming a node that does not answer.
     """
     import ray
 
@@ -39,7 +40,7 @@ def check_shared_folders(experiment: Experiment) -> None:
         folders["signals.root"] = Path(root)
     with ExitStack() as stack:
         marks = {field: stack.enter_context(_Mark(path)).path for field, path in folders.items()}
-        found = _asked(list(others), list(marks.values()))
+        found = asked(others, list(marks.values()))
     for node, seen in found.items():
         for (field, mark), sees in zip(marks.items(), seen, strict=True):
             if not sees:
@@ -66,10 +67,13 @@ class _Mark:
         self.path.unlink(missing_ok=True)
 
 
-def _asked(nodes: list[str], marks: list[Path]) -> dict[str, list[bool]]:
-    """Which marks each node sees; nothing of a node that is lost meanwhile."""
+def asked(nodes: Mapping[str, str], marks: list[Path]) -> dict[str, list[bool]]:
+    """Which marks each node sees; nothing of a node that is lost meanwhile.
+
+    ``nodes`` are addresses by id. Raises TimeoutError naming a live one that does not answer.
+    """
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(visible)
@@ -85,6 +89,12 @@ def _asked(nodes: list[str], marks: list[Path]) -> dict[str, list[bool]]:
     for node, task in tasks.items():
         try:
             found[node] = ray.get(task, timeout=NODE_S)
+        except GetTimeoutError:
+            raise TimeoutError(
+                f"node {nodes[node]} is alive and has not answered for {NODE_S} s whether it sees "
+                f"{marks[0].parent}; a storage that hangs there does this, and so does a full "
+                "machine: look at it, or take it out of the cluster by `ray stop` there"
+            ) from None
         except RayError:  # it cannot be asked to do anything else, either
             continue
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import shared_folders
 from orchestrator.room import num_seated
 from orchestrator.seats import Seats, Share
 from orchestrator.shared_folders import visible
@@ -21,6 +22,18 @@ def test_a_file_that_comes_late_is_seen_and_another_one_is_not(tmp_path: Path) -
     threading.Timer(0.3, late.touch).start()
     assert visible([late, never], 0.0) == [False, False]
     assert visible([late, never], 2.0) == [True, False]
+
+
+@pytest.mark.ray
+def test_a_node_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(shared_folders, "NODE_S", 0.2)  # it looks for the file for longer
+    node = ray.get_runtime_context().get_node_id()
+    with pytest.raises(TimeoutError, match=rf"node 10\.0\.0\.7 .* sees {tmp_path};"):
+        shared_folders.asked({node: "10.0.0.7"}, [tmp_path / "never"])
 
 
 def test_workers_are_counted_as_nodes_hold_them() -> None:
