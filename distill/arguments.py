@@ -110,6 +110,12 @@ def _add_tune_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--trials", type=int, metavar="N", help="default: 8; with --search grid: every point"
     )
+    command.add_argument(
+        "--at-a-time",
+        type=int,
+        metavar="N",
+        help="trials that run at one time at most (default: what the cluster holds now)",
+    )
     command.add_argument("--scheduler", choices=("none", "asha", "pbt"), default="none")
     command.add_argument("--search", choices=("random", "grid", "optuna"), default="random")
     command.add_argument(

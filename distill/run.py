@@ -82,10 +82,11 @@ def _train(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     from distill.loading import ConfigError
 
-    for name in ("trials", "seeds"):
+    for name in ("trials", "at_a_time", "seeds"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name}: {value} is too few; give 1 or more")
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option}: {value} is too few; give 1 or more")
     experiment = _checked(options)
 
     from orchestrator.candidates import Space
@@ -100,6 +101,7 @@ def _tune(options: argparse.Namespace) -> int:
     space = Space.of(Path(options.space).stem, load_space(options.space))
     plan = Plan(
         num_trials=options.trials,
+        at_a_time=options.at_a_time,
         scheduler=options.scheduler,
         search=options.search,
         metric=options.metric,

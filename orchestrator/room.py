@@ -20,6 +20,11 @@ AUTOSCALING = "TUTELAGE_AUTOSCALING"
 _POLL_S = 0.5
 
 
+def grows() -> bool:
+    """Whether the cluster is said to start nodes for what is asked for."""
+    return os.environ.get(AUTOSCALING) == "1"
+
+
 def misfits_here(experiment: Experiment, *, num_cpus: int, with_gpu: bool) -> list[str]:
     """What this machine alone cannot hold: known before Ray starts."""
     return [*_cpus(experiment, num_cpus), *([] if with_gpu else _gpus(experiment))]
@@ -44,7 +49,7 @@ def check_room(
     ``joining_s`` for nodes that are still on their way; one that is said to start nodes when they
     are asked for is asked. With ``students=False`` none is trained.
     """
-    if os.environ.get(AUTOSCALING) == "1":
+    if grows():
         for problem in misfits(experiment, Seats.of_cluster(), students=students):
             note(f"{problem}; {AUTOSCALING} is set: waiting for the autoscaler to do so")
         return

@@ -27,6 +27,7 @@ Search = Literal["random", "grid", "optuna"]
 _FILE = "sweep.json"
 # A resumed sweep may be larger; everything else must be as it was.
 _MAY_CHANGE = ("plan.num_trials", "plan.num_seeds", "experiment.output.root")
+_OF_A_CALL = ("resume", "at_a_time")
 _TRIES = 100  # draws for a value that was not drawn before
 
 
@@ -36,6 +37,7 @@ class Plan:
     """How to search."""
 
     num_trials: int | None = None  # None: the whole grid, or DEFAULT_TRIALS
+    at_a_time: int | None = None  # None: as many as the cluster holds
     scheduler: Scheduler = "none"
     search: Search = "random"
     metric: Metric = "accuracy/validation"
@@ -154,7 +156,7 @@ def _description(base: Experiment, space: Space, plan: Plan) -> dict[str, Any]:
         path: [type(domain).__name__, domain.domain_str] for path, domain in space.domains.items()
     }
     return {
-        "plan": {name: value for name, value in asdict(plan).items() if name != "resume"},
+        "plan": {name: value for name, value in asdict(plan).items() if name not in _OF_A_CALL},
         "space": {"fixed": dict(space.fixed), "domains": domains},
         "experiment": base.as_dict(),
     }

@@ -27,7 +27,7 @@ from orchestrator.maintenance import record_passes
 from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers
 from orchestrator.preparation import PreparedTeacher
 from orchestrator.recording import Serving, merge
-from orchestrator.room import check_room, shares_of_workers
+from orchestrator.room import check_room, grows, shares_of_workers
 from orchestrator.runs import write_atomically
 from orchestrator.seats import Seats, Share, seat
 from orchestrator.session import check_state_api, ray_session
@@ -66,7 +66,7 @@ def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> O
             stack.enter_context(ray_session(dashboard=base.workers.most > 1))
             check_shared_folders(base)
             check_room(base, display.note)
-            room = concurrency(base)
+            room = concurrency(base, at_most=plan.at_a_time)
             if base.workers.most > 1:
                 check_state_api()
             display.note(f"trials at a time: {min(room, plan.size(space) - len(ended))}")
@@ -86,10 +86,11 @@ def _explained(trials: Sequence[Trial], errors: Mapping[int, str]) -> list[Trial
     return [replace(trial, reason=trial.reason or errors.get(trial.number, "")) for trial in trials]
 
 
-def concurrency(base: Experiment) -> int:
+def concurrency(base: Experiment, *, at_most: int | None = None) -> int:
     """How many trials fit beside the teachers, node by node. Raises ConfigError where not one does.
 
-    A trial is seated whole: a CPU on each of two nodes is no place for a worker of two.
+    A trial is seated whole: a CPU on each of two nodes is no place for a worker of two. A cluster
+    that grows is believed to hold as many as it is asked for: ``at_most``, or what it holds now.
     """
     workers, seats = base.workers, Seats.of_cluster()
     trial = shares_of_workers(base) or [Share(workers.cpus, workers.gpus)]
@@ -101,6 +102,8 @@ def concurrency(base: Experiment) -> int:
     if seat((), held, seats):
         while seat(trial, (), seats):
             room += 1
+    if grows():
+        return at_most or max(room, 1)
     if not room:
         raise ConfigError(
             f"workers: a trial of {len(trial)} × {workers.cpus:g} CPUs and {workers.gpus:g} GPUs "
@@ -108,7 +111,7 @@ def concurrency(base: Experiment) -> int:
             f"{sum(h.gpus for h in held):g} GPUs of {cpus:g} and {gpus:g}, at most {most:g} CPUs "
             "on a node; lower workers.count or workers.cpus"
         )
-    return room
+    return min(room, at_most or room)
 
 
 def _prepared(

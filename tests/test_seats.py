@@ -69,6 +69,18 @@ def test_a_worker_that_no_node_holds_is_a_mistake(monkeypatch: pytest.MonkeyPatc
         concurrency(experiment)
 
 
+def test_a_user_bounds_the_trials_and_a_cluster_that_grows_holds_what_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment = load_experiment("demo", ["workers={count: 1, cpus: 1}"])
+    monkeypatch.setattr(Seats, "of_cluster", lambda: nodes(ONE, ONE, ONE))
+    assert [concurrency(experiment, at_most=n) for n in (None, 2, 8)] == [3, 2, 3]
+    monkeypatch.setenv("TUTELAGE_AUTOSCALING", "1")
+    assert [concurrency(experiment, at_most=n) for n in (None, 2, 8)] == [3, 2, 8]
+    monkeypatch.setattr(Seats, "of_cluster", lambda: nodes())
+    assert [concurrency(experiment, at_most=n) for n in (None, 8)] == [1, 8]
+
+
 def test_two_halves_of_gpus_are_no_whole() -> None:
     """Ray keeps a process on one GPU: two of 0.75 leave a quarter of each, and not a half."""
     seats, most = nodes(Share(8, 2)), Share(0, 0.75)

@@ -116,6 +116,7 @@ def test_a_search_that_cannot_be_is_told(plan, said: str) -> None:
         (["--space", "kdd"], "error: space: no shipped space 'kdd'"),
         (["--space", "kd", "--trials", "0"], "error: --trials: 0 is too few"),
         (["--space", "kd", "--seeds", "0"], "error: --seeds: 0 is too few"),
+        (["--space", "kd", "--at-a-time", "0"], "error: --at-a-time: 0 is too few"),
         (["--space", "kd", "-s", "data.validation=0"], "error: data.validation: 0 leaves nothing"),
         (["--space", "kd", "--search", "grid"], "error: --search grid: takes lists"),
     ],
