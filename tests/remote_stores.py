@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 class Server:
     """A server, and the requests that it answered, as ``GET /bucket/…``."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         from moto.server import ThreadedMotoServer  # seconds, which other processes need not wait
 
         self.requests: list[str] = []
@@ -32,7 +32,7 @@ class Server:
         logger = logging.getLogger("werkzeug")
         logger.setLevel(logging.INFO)
         logger.addHandler(log)
-        self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._server = ThreadedMotoServer(address, 0, verbose=False)
         self._server.start()
         host, port = self._server.get_host_and_port()
         self.url = f"http://{host}:{port}"

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import final
 
 PROGRAMS = ("ip", "ssh", "ssh-keygen", "unshare", "rsync", "/usr/sbin/sshd")
-_BRIDGE, _NETWORK = "tutelage0", "10.87.0"  # hosts have .2, .3, …; this machine .1
+_BRIDGE, _NETWORK = "tutelage0", "10.87.0"  # hosts have .2, .3, …
+OUTSIDE = f"{_NETWORK}.1"  # this machine, as hosts see it
 _START_S = 20
 
 # What a host's first process does: its own home, temporary files and shared memory, then sshd.
@@ -73,7 +74,7 @@ class Hosts:
             for key in (self.key, self.folder / "host_key"):
                 _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
             _do("ip", "link", "add", _BRIDGE, "type", "bridge")
-            _do("ip", "addr", "add", f"{_NETWORK}.1/24", "dev", _BRIDGE)
+            _do("ip", "addr", "add", f"{OUTSIDE}/24", "dev", _BRIDGE)
             _do("ip", "link", "set", _BRIDGE, "up")
             for number in range(self.count):
                 self._make(number)
@@ -152,7 +153,7 @@ class Hosts:
         _do("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             _do("ip", "-n", name, "link", "set", device, "up")
-        _do("ip", "-n", name, "route", "add", "default", "via", f"{_NETWORK}.1")
+        _do("ip", "-n", name, "route", "add", "default", "via", OUTSIDE)
         first = _FIRST.format(
             name=name,
             home=home,

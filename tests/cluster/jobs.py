@@ -47,13 +47,17 @@ class Job:
         }
 
 
+def given(*changes: str) -> tuple[str, ...]:
+    """Settings as a command takes them; later ones hold."""
+    return tuple(word for change in changes for word in ("-s", change))
+
+
 def settings(
     folder: Path, *, num_workers: int = NUM_WORKERS, records: Path | None = None
 ) -> tuple[str, ...]:
     """The job in a folder of its own; ``records`` of another one may be used again."""
     places = (f"output.root={folder}/runs", f"signals.root={records or folder}/signals")
-    changes = (*places, *_CHANGES, f"workers.count={num_workers}")
-    return tuple(word for change in changes for word in ("-s", change))
+    return given(*places, *_CHANGES, f"workers.count={num_workers}")
 
 
 def run_to_its_end(cluster: Cluster, folder: Path) -> Job:
