@@ -108,7 +108,7 @@ class Bench:
             return given(*changes, f"signals.root={self.cluster.storage / 'records'}")
         places = [f"signals.root=s3://{BUCKET}", f"signals.mirror={MIRROR}"]
         if case == "bounded":
-            places.append(f"signals.mirror_bytes={self.record_bytes // NUM_PASSES + 4096}")
+            places.append(f"signals.mirror_bytes={int(1.1 * self.record_bytes / NUM_PASSES)}")
         return given(*changes, *places)
 
 
