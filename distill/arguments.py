@@ -32,7 +32,7 @@ def make_parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tutelage {__version__}")
     parser.set_defaults(run=handlers["train"], experiment=DEMO, set=[])
-    commands = parser.add_subparsers(title="subcommands", metavar="")
+    commands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
     added: dict[str, argparse.ArgumentParser] = {}
     for name, text in _COMMANDS.items():
         added[name] = command = commands.add_parser(

@@ -224,7 +224,10 @@ def _explain_one(
         return f"{field}.{error['ctx']['discriminator'][1:-1]}: unknown '{tag}'{_near(tag, known)}"
     message = _WORDS.get(kind, str(error["msg"]).removeprefix("Input "))
     if kind in ("model_type", "model_attributes_type"):
-        message = f"should hold fields; known: {', '.join(_fields(models))}"
+        known = _fields(models)
+        first = "arch" if "arch" in known else known[0]  # what a single word most likely means
+        example = f", as in {{{first}: {value}}}" if isinstance(value, str) else ""
+        message = f"should hold fields{example}; known: {', '.join(known)}"
     message = message.removeprefix("Value error, ")
     first, colon, rest = message.partition(": ")
     if colon and first in _fields(models):  # a check of several fields names the one to change

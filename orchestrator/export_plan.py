@@ -16,6 +16,7 @@ from distill.blueprint import MODEL_FILE, Blueprint
 from distill.config import Experiment
 from distill.datasets import Data, load_data
 from distill.loading import ConfigError, load_experiment
+from distill.models.catalog import check_installed
 from orchestrator.runs import RunFolder
 
 Weights = Literal["last", "best"]
@@ -56,6 +57,7 @@ def plan_export(
         blueprint = Blueprint.read(folder.path / MODEL_FILE)
     except ValueError as error:
         raise ConfigError(f"RUN: {error}") from None
+    _check_networks(blueprint)
     data = _fitting_data(folder, experiment, blueprint)
     return Export(
         folder, weights, tuple(dict.fromkeys(formats)), target, experiment, blueprint, data
@@ -122,6 +124,20 @@ def _untrained(run: RunFolder, experiment: Experiment, weights: Weights) -> list
             f"delete result.json, and {train} writes it and trains nothing anew"
         ]
     return []
+
+
+def _check_networks(blueprint: Blueprint) -> None:
+    """The student's is exported; the teachers' are timed beside it, without their weights."""
+    networks = {"student": blueprint.student}
+    networks |= {f"teacher '{name}'": t.network for name, t in blueprint.teachers.items()}
+    problems: list[str] = []
+    for who, network in networks.items():
+        try:
+            check_installed(network.arch)
+        except ValueError as error:
+            problems.append(f"RUN: {who}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _fitting_data(run: RunFolder, experiment: Experiment, blueprint: Blueprint) -> Data:

@@ -6,7 +6,8 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from distill import __version__
 from distill.cards import CARD_FILE, FACTS_FILE, Card, FileCard, Latency, TeacherCard, markdown
 from distill.config import Network
 from distill.export import (
+    ExportError,
     Logits,
     answer,
     count_parameters,
@@ -37,10 +39,11 @@ NUM_TIMED = 50  # forward passes of one image
 def export_run(export: Export) -> Card:
     """Write the files and their card: all, or none.
 
-    Raises StudentError for a damaged checkpoint, ExportError for a file that cannot be made or
-    that disagrees with the network, OSError.
+    Raises StudentError for a damaged checkpoint, ExportError for a network that cannot be built,
+    and for a file that cannot be made or that disagrees with the network, OSError.
     """
-    learner = fresh_learner(export.blueprint, export.experiment.optimizer)
+    with _building("the student"):
+        learner = fresh_learner(export.blueprint, export.experiment.optimizer)
     checkpoint = export.run.checkpoint(export.weights)
     progress = restore(checkpoint, learner, device=torch.device("cpu"))
     model, num_own = ready(learner.inference_model()), count_parameters(learner.student)
@@ -66,6 +69,15 @@ def export_run(export: Export) -> Card:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return card
+
+
+@contextmanager
+def _building(what: str) -> Generator[None]:
+    """A network of somebody's own may have changed since it was trained."""
+    try:
+        yield
+    except ValueError as error:
+        raise ExportError(f"{what} cannot be built: {error}") from error
 
 
 def _write_file(
@@ -127,14 +139,11 @@ def _timed(export: Export, model: Logits) -> tuple[Latency, dict[str, TeacherCar
     Weights change no time, and the teachers' own need not be on this machine.
     """
     blueprint = export.blueprint
-    networks = {"": model} | {
-        name: ready(
-            blueprint.normalized(
-                Network(arch=teacher.network.arch, options=teacher.network.options)
-            )
-        )
-        for name, teacher in blueprint.teachers.items()
-    }
+    networks = {"": model}
+    for name, teacher in blueprint.teachers.items():
+        network = Network(arch=teacher.network.arch, options=teacher.network.options)
+        with _building(f"teacher '{name}', whose time the card says,"):
+            networks[name] = ready(blueprint.normalized(network))
     image, _ = export.data.test.gather(np.arange(1))
     times = latencies_ms(networks, image, num_passes=NUM_TIMED)
     measured = (export.run.result() or {}).get("teachers", {})

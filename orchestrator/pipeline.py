@@ -17,6 +17,7 @@ from orchestrator.layout import StoreError
 from orchestrator.preflight import check_data
 from orchestrator.preparation import (
     PreparedTeacher,
+    doubt,
     file_accuracy,
     filed_accuracy,
     method_recordings,
@@ -123,6 +124,8 @@ def ready_teachers(
     train_missing(experiment, data, display)
     prepared = prepare_teachers(experiment, data, checkpoint_files(experiment, data))
     _measure(prepared, fleet, data)
+    for text in filter(None, (doubt(teacher, data) for teacher in prepared)):
+        display.note(text)
     return prepared
 
 

@@ -110,7 +110,8 @@ def summary(found: Forecast, *, num_trials: int | None = None) -> list[str]:
     if load.runs:
         waiting = f", {duration(one.waiting_s)} of it waiting for records" if one.waiting_s else ""
         lines.append(f"training         {duration(one.training_s)}{waiting}")
-    lines.append(f"total            {duration(one.total_s)}; most of it: {one.limit}")
+    most = f"; most of it: {one.limit}" if one.total_s else ""
+    lines.append(f"total            {duration(one.total_s)}{most}")
     if num_trials:
         sweep = duration(found.sweep_s(num_trials))
         lines.append(f"a sweep          {sweep}: {num_trials} trials, {found.room} at a time")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, final
 
+import numpy as np
 import torch
 
 from distill.config import Experiment, Teacher
@@ -234,6 +235,19 @@ def file_accuracy(teacher: PreparedTeacher, data: Data, accuracy: float) -> None
     text = json.dumps(_filed(path) | {data.test.fingerprint: accuracy}) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda draft: draft.write_text(text))
+
+
+def doubt(teacher: PreparedTeacher, data: Data) -> str | None:
+    """What to look at of a teacher that knows no more than the most frequent class; else None."""
+    accuracy = filed_accuracy(teacher, data)
+    counts = np.bincount(data.test.labels)
+    if accuracy is None or accuracy > counts.max() / counts.sum():
+        return None
+    return (
+        f"teacher '{teacher.name}' is right on {accuracy:.1%} of the test images, no more than "
+        "naming one class every time; look at its checkpoint, its normalization and the order of "
+        "its classes"
+    )
 
 
 def _filed(path: Path) -> dict[str, float]:

@@ -44,7 +44,9 @@ class RecordingProgress:
         assert self._bar is not None
         rates = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(report.rates.items()))
         self._bar.update(
-            report.images, f"{rates}; {report.busy} actors busy, {report.queued} parts queued"
+            report.images,
+            f"{rates}; {_counted(report.busy, 'actor')} busy, "
+            f"{_counted(report.queued, 'part')} queued",
         )
         self._log(report)
 
@@ -104,4 +106,8 @@ def _resized(event: ResizeEvent) -> str:
 
 
 def _workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count} workers"
+    return _counted(count, "worker")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"

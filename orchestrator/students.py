@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -189,8 +190,9 @@ def _train_on_ray(
     from orchestrator.boards import events_of
 
     resources = {"CPU": config.cpus} | ({"GPU": config.gpus} if config.gpus else {})
+    name = f"train-{time.time_ns()}"  # unique: our checkpoints are in the run folders
     run_config = RunConfig(
-        name=f"train-{time.time_ns()}",  # unique: our checkpoints are in the run folders
+        name=name,
         storage_path=str(storage.resolve()),
         failure_config=FailureConfig(
             max_failures=MAX_FAILURES,
@@ -214,6 +216,8 @@ def _train_on_ray(
                 trainer.fit()
         except (TrainingFailedError, RayError) as error:
             raise StudentError(_reason(error)) from error
+        finally:  # what Ray Train left there is read by nobody
+            shutil.rmtree(storage / name, ignore_errors=True)
 
 
 @contextmanager

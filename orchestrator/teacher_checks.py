@@ -50,7 +50,7 @@ def teacher_problems(teacher: Teacher, field: str, info: DataInfo | None) -> lis
 
 
 def network_problems(arch: str, options: dict[str, object], field: str) -> list[str]:
-    """A package that is not installed, and options that a network of the zoo does not take."""
+    """A package that is not installed or not found, and options that the zoo does not take."""
     problems: list[str] = []
     try:
         check_installed(arch)

@@ -31,7 +31,7 @@ class TextTable:
 
         places = self._fitting(width)
         missing = [name for i, name in enumerate(self.headings) if i not in places]
-        hint = f"; for want of width without: {', '.join(missing)}" if missing else ""
+        hint = f"; no room here for: {', '.join(missing)}" if missing else ""
         table = Table(
             title=title or None,
             caption=Text(self.caption + hint),

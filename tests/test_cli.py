@@ -241,6 +241,8 @@ def test_wrong_usage_ends_with_status_2(tmp_path: Path) -> None:
         done = command(*arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert "error: " in said(done)[-1]
+    done = command("trian", cwd=tmp_path)
+    assert "argument SUBCOMMAND: invalid choice: 'trian'" in said(done)[-1]
     done = command("compare", "none", cwd=tmp_path)
     assert done.returncode == 2
     (line,) = said(done)

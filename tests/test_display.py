@@ -21,6 +21,8 @@ import pytest
 
 from orchestrator import display
 from orchestrator.display import Display
+from orchestrator.progress import RecordingProgress
+from orchestrator.recording import RecordingReport
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,6 +54,16 @@ def test_lines_in_between_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -
             time.sleep(0.01)
     between = [line for line in plain(stream) if "/100 images, RATE, TIME left" in line]
     assert 1 <= len(between) <= (time.monotonic() - begun_s) / 0.1
+
+
+def test_one_actor_is_no_actors(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    with Display(stream) as shown:
+        progress = RecordingProgress(shown, tmp_path)
+        progress.on_start(RecordingReport(images_wanted=10))
+        progress.on_part(RecordingReport(images=10, busy=1, queued=2))
+        progress.finish(RecordingReport())
+    assert plain(stream)[-1].endswith("1 actor busy, 2 parts queued")
 
 
 def test_notes_are_printed_as_they_are() -> None:

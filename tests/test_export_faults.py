@@ -63,6 +63,11 @@ def change(name: str, *path: str, to: object) -> Callable[[Path], None]:
             {"weights": "best"},
             "no validation da",
         ),
+        (
+            change("model.json", "student", "arch", to="gone:net"),
+            {},
+            "student: 'gone:net': there i",
+        ),
         (lambda folder: (folder / "x").touch(), {"output": "."}, "is not empty; delete it, or gi"),
         (lambda _: None, {"output": "config.yaml"}, "config.yaml' is a file; give a folder"),
     ],
@@ -83,6 +88,25 @@ def test_a_mistake_is_named_before_any_work(
         )
     assert says in str(error.value)
     assert inside(folder) == before
+
+
+def test_a_network_of_somebodys_own_that_is_gone_is_no_traceback(
+    finished: StudentJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the student, and of a teacher, which is built to be timed."""
+    folder, gone = finished.folder, "tests.export_helpers:gone"
+    blueprint = json.loads((folder / "model.json").read_text())
+    outline = {"network": {"arch": gone}, "taps": {}, "signals": {}}
+    for spoilt, says in (
+        (blueprint | {"student": {"arch": gone}}, "error: the student cannot be built: "),
+        (blueprint | {"teachers": {"a": outline}}, "error: teacher 'a', whose time the card says"),
+    ):
+        (folder / "model.json").write_text(json.dumps(spoilt))
+        assert run.main(["export", str(folder), "--format", "safetensors"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(says)
+        assert "has no function 'gone'" in line
+        assert not (folder / "export" / "last").exists()
 
 
 def test_a_package_that_is_missing_is_named_with_its_command(

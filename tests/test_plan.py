@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -25,7 +26,7 @@ from orchestrator.pipeline import input_plan, run_experiment
 from orchestrator.plan_report import as_json
 from orchestrator.planning import Agenda, agenda
 from orchestrator.plans import forecast_of, plan_experiment
-from orchestrator.preparation import file_accuracy
+from orchestrator.preparation import doubt, file_accuracy
 from orchestrator.run_checkpoints import PROGRESS, write_checkpoint
 from orchestrator.runs import RunFolder
 from orchestrator.speed_probe import measure
@@ -77,7 +78,9 @@ def test_passes_that_no_run_needs_any_more_are_not_asked_for(fashion: Path, tmp_
 
 
 @pytest.mark.ray
-def test_a_finished_experiment_has_nothing_left(fashion: Path, tmp_path: Path) -> None:
+def test_a_finished_experiment_has_nothing_left(
+    fashion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """And the runs that ``train`` has made are the ones that the plan named."""
     experiment = two_teachers(fashion, tmp_path)
     planned = [job.folder for job in agenda(experiment).todo]
@@ -86,6 +89,8 @@ def test_a_finished_experiment_has_nothing_left(fashion: Path, tmp_path: Path) -
     assert [finished.path for finished in outcome.runs] == planned
     found = agenda(experiment)
     assert found.is_done
+    assert run.main(["plan", save(experiment, tmp_path / "experiment.yaml")]) == 0
+    assert "total            0.0 s\n" in capsys.readouterr().out  # and nothing takes most of it
     assert found.todo == ()
     assert found.records == ()
 
@@ -288,6 +293,20 @@ def test_accuracy_on_file_is_not_measured_again(fashion: Path, tmp_path: Path) -
     found = agenda(experiment)
     file_accuracy(found.teachers[0], found.data, 0.5)
     assert agenda(experiment).unmeasured == ("b",)
+
+
+def test_a_teacher_that_knows_no_more_than_one_class_is_doubted(
+    fashion: Path, tmp_path: Path
+) -> None:
+    found = agenda(two_teachers(fashion, tmp_path))
+    one, other = found.teachers
+    most = np.bincount(found.data.test.labels).max() / len(found.data.test)
+    file_accuracy(one, found.data, float(most))
+    file_accuracy(other, found.data, float(most) + 0.01)
+    said = doubt(one, found.data)
+    assert said is not None
+    assert said.startswith(f"teacher 'a' is right on {most:.1%} of the test images")
+    assert doubt(other, found.data) is None
 
 
 def test_a_plan_of_what_cannot_be_read_is_refused(fashion: Path, tmp_path: Path) -> None:

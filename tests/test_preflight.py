@@ -95,6 +95,11 @@ def test_preflight_says_what_the_data_are_like(data: Path) -> None:
             {"student": {"arch": "cnn_xs", "options": {"nrom": "none"}}},
             "student.options: 'cnn_xs' takes no option 'nrom'; did you mean 'norm'?",
         ),
+        (
+            {"student": {"arch": "no_such_package.nets:wide"}},
+            "student.arch: 'no_such_package.nets:wide': there is no module 'no_such_package'; "
+            "install it or put its folder on PYTHONPATH",
+        ),
         ({"teachers": []}, "method: 'kd' needs a teacher; add one to teachers"),
         (
             {"method": "ce", "baselines": ["ce", "kd"], "teachers": []},

@@ -171,6 +171,7 @@ def test_two_workers_follow_one(fashion: Path, tmp_path: Path) -> None:
         "FailureEvent",
     ]
     assert not RunFolder(jobs[2].folder).finished
+    assert not list(tmp_path.rglob("train-*"))  # nothing of Ray Train's own is left
     for ours, change in zip(jobs[:2], changes[:2], strict=True):
         (alone,) = jobs_of(fashion, tmp_path / "1", change | {"schedule.epochs": 1})
         train([alone])

@@ -6,6 +6,7 @@ Importing this module does not import torch: a configuration is checked in milli
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -109,11 +110,21 @@ def check_architecture(arch: str) -> None:
 
 
 def check_installed(arch: str) -> None:
-    """Raise ValueError where ``arch`` is of a package that is optional and not installed."""
+    """Raise ValueError where ``arch`` is of a package that is not installed, or not found.
+
+    Nothing is imported: of a user's package only the outermost folder or file is looked for.
+    """
     if arch.startswith(TIMM) and find_spec("timm") is None:
         raise ValueError(
             f"'{arch}' needs timm, which is not installed; pip install 'tutelage[timm]'"
         )
+    if USER_FUNCTION.fullmatch(arch):
+        package, *_ = re.split(r"[.:]", arch)
+        if package not in sys.modules and find_spec(package) is None:
+            raise ValueError(
+                f"'{arch}': there is no module '{package}'; install it or put its folder on "
+                "PYTHONPATH"
+            )
 
 
 def check_taps(arch: str, taps: Iterable[str]) -> None:
