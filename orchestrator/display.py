@@ -55,7 +55,7 @@ class _Step:
             return ""
         if done >= self.elapsed_s:
             return f"{done / self.elapsed_s:,.0f} {self.unit}/s"
-        return f"{self.elapsed_s / done:,.1f} s/{self.unit.removesuffix('s')}"
+        return f"{self.elapsed_s / done:,.1f} s/{self._units(1)}"
 
     def left(self) -> str:
         """``0:36 left``, from the mean rate so far; empty at first and at the end."""
@@ -66,10 +66,10 @@ class _Step:
 
     def beginning(self) -> str:
         start = f", from {self.first:,}" if self.first else ""
-        return f"{self.name}: {self.total:,} {self.unit}{start}"
+        return f"{self.name}: {self.total:,} {self._units(self.total)}{start}"
 
     def share(self) -> str:
-        return f"{self.done:,}/{self.total:,} {self.unit}"
+        return f"{self.done:,}/{self.total:,} {self._units(self.total)}"
 
     def middle(self) -> str:
         return self._join(self.share(), self.rate(), self.left(), self.text)
@@ -77,8 +77,11 @@ class _Step:
     def end(self) -> str:
         complete = self.done >= self.total
         share = f"{self.total:,}" if complete else f"stopped at {self.done:,}/{self.total:,}"
-        took = f"{share} {self.unit} in {_duration(self.elapsed_s)}"
+        took = f"{share} {self._units(self.total)} in {_duration(self.elapsed_s)}"
         return self._join(took, self.rate(), self.text)
+
+    def _units(self, count: int) -> str:
+        return self.unit.removesuffix("s") if count == 1 else self.unit
 
     def _join(self, *parts: str) -> str:
         return f"{self.name}: " + ", ".join(part for part in parts if part)

@@ -70,7 +70,10 @@ def _folder(argument: str) -> Path:
     if runs_folder().is_dir():
         known |= {entry.name: str(entry) for entry in runs_folder().iterdir() if entry.is_dir()}
     near = [known[name] for name in get_close_matches(path.name, known, n=2)]
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "train something first"
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}?"
+    else:
+        hint = f"give a folder of runs, or one of {', '.join(shipped_experiments())}"
     raise ConfigError(f"compare: '{argument}' is no folder, experiment or YAML file; {hint}")
 
 

@@ -70,10 +70,11 @@ class _Mark:
 def asked(nodes: Mapping[str, str], marks: list[Path]) -> dict[str, list[bool]]:
     """Which marks each node sees; nothing of a node that is lost meanwhile.
 
-    ``nodes`` are addresses by id. Raises TimeoutError naming a live one that does not answer.
+    ``nodes`` are addresses by id. Raises TimeoutError naming a live one that does not answer, and
+    what it raised where it could not look.
     """
     import ray
-    from ray.exceptions import GetTimeoutError, RayError
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(visible)
@@ -95,7 +96,9 @@ def asked(nodes: Mapping[str, str], marks: list[Path]) -> dict[str, list[bool]]:
                 f"{marks[0].parent}; a storage that hangs there does this, and so does a full "
                 "machine: look at it, or take it out of the cluster by `ray stop` there"
             ) from None
-        except RayError:  # it cannot be asked to do anything else, either
+        except RayTaskError:  # it is there, and could not look
+            raise
+        except RayError:  # it is lost, and cannot be asked to do anything else, either
             continue
     return found
 

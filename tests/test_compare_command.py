@@ -75,7 +75,7 @@ def test_a_shipped_name_stands_for_its_runs(capsys: pytest.CaptureFixture[str]) 
         ("dem", "did you mean 'demo'"),
         (
             "zzz",
-            "error: compare: 'zzz' is no folder, experiment or YAML file; train something first",
+            "error: compare: 'zzz' is no folder, experiment or YAML file; give a folder of runs,",
         ),
         (
             "demo",

@@ -43,6 +43,15 @@ def test_without_a_terminal_there_is_a_line_at_both_ends() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
+def test_one_epoch_is_no_epochs() -> None:
+    stream = io.StringIO()
+    with Display(stream) as shown:
+        shown.bar("kd", 1, "epochs").update(1)
+    first, last = stream.getvalue().splitlines()
+    assert first == "kd: 1 epoch"
+    assert last.startswith("kd: 1 epoch in ")
+
+
 def test_lines_in_between_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "LINE_INTERVAL_S", 0.1)
     stream = io.StringIO()

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
 import torch
@@ -26,7 +25,6 @@ from orchestrator.pipeline import input_plan, run_experiment
 from orchestrator.plan_report import as_json
 from orchestrator.planning import Agenda, agenda
 from orchestrator.plans import forecast_of, plan_experiment
-from orchestrator.preparation import doubt, file_accuracy
 from orchestrator.run_checkpoints import PROGRESS, write_checkpoint
 from orchestrator.runs import RunFolder
 from orchestrator.speed_probe import measure
@@ -286,27 +284,6 @@ def test_elastic_students_are_planned_with_as_many_workers_as_have_room(
         assert found.load.workers.count == count
         assert found.load.side_by_side == (count < 8)
         assert bool(found.misfits) == (count > 8)
-
-
-def test_accuracy_on_file_is_not_measured_again(fashion: Path, tmp_path: Path) -> None:
-    experiment = two_teachers(fashion, tmp_path)
-    found = agenda(experiment)
-    file_accuracy(found.teachers[0], found.data, 0.5)
-    assert agenda(experiment).unmeasured == ("b",)
-
-
-def test_a_teacher_that_knows_no_more_than_one_class_is_doubted(
-    fashion: Path, tmp_path: Path
-) -> None:
-    found = agenda(two_teachers(fashion, tmp_path))
-    one, other = found.teachers
-    most = np.bincount(found.data.test.labels).max() / len(found.data.test)
-    file_accuracy(one, found.data, float(most))
-    file_accuracy(other, found.data, float(most) + 0.01)
-    said = doubt(one, found.data)
-    assert said is not None
-    assert said.startswith(f"teacher 'a' is right on {most:.1%} of the test images")
-    assert doubt(other, found.data) is None
 
 
 def test_a_plan_of_what_cannot_be_read_is_refused(fashion: Path, tmp_path: Path) -> None:

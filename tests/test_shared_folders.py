@@ -36,6 +36,21 @@ def test_a_node_that_does_not_answer_is_named(
         shared_folders.asked({node: "10.0.0.7"}, [tmp_path / "never"])
 
 
+@pytest.mark.ray
+def test_a_node_that_cannot_look_is_an_error(tmp_path: Path) -> None:
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    name_too_long = tmp_path / ("x" * 300)
+    with pytest.raises(OSError, match="name too long"):
+        shared_folders.asked({node: "10.0.0.7"}, [name_too_long])
+
+
+@pytest.mark.ray
+def test_a_node_that_is_lost_is_not_asked(tmp_path: Path) -> None:
+    assert shared_folders.asked({"0" * 56: "10.0.0.7"}, [tmp_path]) == {}
+
+
 def test_workers_are_counted_as_nodes_hold_them() -> None:
     assert num_seated(Share(2, 0), Seats({"a": Share(3, 0), "b": Share(4, 0)}), most=3) == 3
     assert num_seated(Share(2, 0), Seats({"a": Share(3, 0), "b": Share(3, 0)}), most=3) == 2
