@@ -16,6 +16,7 @@ from distill.methods.base import Setting
 from distill.models.catalog import suggest, taps_of
 from distill.signals import LOGITS, SignalSpec, iterate_specs
 from distill.taps import known_taps
+from distill.views import Identity, ViewSpace
 from orchestrator.codecs import codec_name, make_codec
 from orchestrator.remote import RemoteError, check_remote, is_remote
 from orchestrator.room import misfits_here
@@ -47,6 +48,7 @@ def check(
     problems += _needs(experiment)
     problems += _codecs(experiment, info)
     problems += _batch(experiment)
+    problems += _views(experiment.views, info)
     problems += _location(experiment.signals)
     if not os.environ.get("RAY_ADDRESS"):  # what a cluster holds is known once it is joined
         with_gpu = has_gpu() if with_gpu is None else with_gpu
@@ -170,6 +172,15 @@ def _wrong_codec(field: str, text: str) -> list[str]:
     except ValueError as error:
         return [f"{field}: {error}"]
     return []
+
+
+def _views(views: ViewSpace, info: DataInfo | None) -> list[str]:
+    if info is None or isinstance(views, Identity) or views.padding < info.image_size:
+        return []
+    return [
+        f"views.padding: {views.padding} for images of {info.image_size} pixels leaves views with "
+        f"nothing of the image; set it to {info.image_size - 1} or less"
+    ]
 
 
 def _location(signals: Signals) -> list[str]:

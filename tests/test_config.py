@@ -10,12 +10,7 @@ import pytest
 import yaml
 
 from distill.config import Experiment
-from distill.loading import (
-    ConfigError,
-    apply_override,
-    load_experiment,
-    shipped_experiments,
-)
+from distill.loading import ConfigError, apply_override, load_experiment, shipped_experiments
 
 TEXT = """
 name: small

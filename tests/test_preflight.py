@@ -11,13 +11,12 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from distill.config import AUTO, Experiment
+from distill.config import Experiment
 from distill.loading import ConfigError, load_experiment, shipped_experiments, validate
 from distill.methods import Method, MethodConfig
 from distill.methods.base import Needs
 from distill.signals import SignalShapes, SignalSpec
 from orchestrator.preflight import check, check_data, signal_codec
-from orchestrator.teacher_checks import checkpoint_path
 from tests.data_files import write_arrays
 
 
@@ -146,6 +145,11 @@ def test_preflight_says_what_the_data_are_like(data: Path) -> None:
             "teachers[0].gpus: 0.5 asked for, and this machine has no GPU; set it to 0",
         ),
         (
+            {"views": {"kind": "crop_flip", "padding": 6}},
+            "views.padding: 6 for images of 6 pixels leaves views with nothing of the image; set "
+            "it to 5 or less",
+        ),
+        (
             {"schedule": {"batch_size": 1}, "workers": {"count": 2}},
             "workers.count: 2 workers cannot share a batch of 1; set workers.count lower, or",
         ),
@@ -166,12 +170,8 @@ def test_every_mistake_is_told_at_once(data: Path) -> None:
         signals={"codec": "zip"},
     )
     fields = {line.partition(":")[0] for line in mistakes(wrong)}
-    assert fields == {
-        "teachers[0].checkpoint",
-        "teachers[0].cpus",
-        "workers.count",
-        "signals.codec",
-    }
+    expected = {"teachers[0].checkpoint", "teachers[0].cpus", "workers.count", "signals.codec"}
+    assert fields == expected
 
 
 def test_a_cluster_and_a_gpu_lift_what_one_machine_bounds(
@@ -284,18 +284,6 @@ def test_data_that_turn_out_damaged_are_the_users_mistake(data: Path) -> None:
     data.write_bytes(content)
     with pytest.raises(ConfigError, match=r"data\.npz"):
         check_data(experiment(data))
-
-
-def test_where_weights_lie(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def path(checkpoint: str) -> Path | None:
-        teacher = {"arch": "cnn_m", "checkpoint": checkpoint}
-        return checkpoint_path(experiment(data, teachers=[teacher]).teachers[0])
-
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert path(AUTO) is None
-    assert path("a/b.pt") == Path("a/b.pt")
-    assert path("~/b.pt") == tmp_path / "b.pt"
-    assert str(path("embedded/cnn_m")).endswith("/distill/weights/cnn_m.safetensors")
 
 
 def test_a_signals_codec_is_its_own_or_its_taps_or_the_default(data: Path) -> None:
