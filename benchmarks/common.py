@@ -108,8 +108,11 @@ def report(
     *,
     targets: Mapping[str, Target] | None = None,
     json_file: Path | None = None,
-) -> None:
-    """Print the figures as a table, with their targets, and write them as one flat object."""
+) -> bool:
+    """Print the figures as a table, with their targets, and write them as one flat object.
+
+    Whether every target is met.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -118,12 +121,14 @@ def report(
     table.add_column("value", justify="right")
     table.add_column("target")
     table.add_column("what it is")
+    missed = False
     for name, figure in results.figures.items():
         target = (targets or {}).get(name)
         shown = ""
         if target is not None:
-            verdict = "met" if target.met(figure) else "MISSED"
-            shown = f"{target.bound} {target.value:g}: {verdict}"
+            met = target.met(figure)
+            shown = f"{target.bound} {target.value:g}: {'met' if met else 'MISSED'}"
+            missed = missed or not met
         table.add_row(name, f"{figure:,.4g}", shown, results.notes[name])
     console = Console()
     if not console.is_terminal:
@@ -132,6 +137,7 @@ def report(
     if json_file is not None:
         content = {**results.figures, "environment": environment()}
         json_file.write_text(json.dumps(content, indent=2) + "\n")
+    return not missed
 
 
 def _processor() -> str:

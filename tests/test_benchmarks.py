@@ -39,11 +39,14 @@ def test_figures_are_one_flat_object(tmp_path: Path, capsys: pytest.CaptureFixtu
     results = common.Results()
     results.add("ratio", 1.5, "of two")
     file = tmp_path / "out.json"
-    common.report("title", results, targets={"ratio": common.Target("at most", 1)}, json_file=file)
+    target = common.Target("at most", 1)
+    assert not common.report("title", results, targets={"ratio": target}, json_file=file)
     written = json.loads(file.read_text())
     assert written["ratio"] == 1.5
     assert "torch" in written["environment"]
     assert "at most 1: MISSED" in capsys.readouterr().out
+    assert common.report("title", results, targets={"ratio": common.Target("at least", 1)})
+    assert "at least 1: met" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
