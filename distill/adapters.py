@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from distill.losses.feature import normalise_channels, pool_to_smaller
+from distill.losses.precision import gram
 from distill.signals import ModelOutput
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class FeatureWeightNet(nn.Module):
                 f"{self.batch_size}; use full batches and one batch size"
             )
         flat = [features.flatten(1) for features in (*teachers, student.detach())]
-        inputs = torch.cat([features @ features.T for features in flat], dim=-1)
+        inputs = torch.cat([gram(features) for features in flat], dim=-1)
         return F.softmax(self.output(F.relu(self.hidden(inputs))), dim=-1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -21,16 +22,25 @@ _WHOLE = ("start_epoch", "best_epoch")
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write PROGRESS and ``learner``, so that ``path`` holds all of it or what it held before."""
+    """Write PROGRESS and ``learner``, so that ``path`` holds all of it or what it held before.
+
+    Raises OSError where there is no room.
+    """
     import torch
 
+    content = io.BytesIO()  # torch's own writing to a full disk ends in an error that names no disk
+    torch.save(dict(state), content)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
     beside.unlink(missing_ok=True)  # of a writer that was killed; a link would lead elsewhere
-    with beside.open("xb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with beside.open("xb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     os.replace(beside, path)
 
 

@@ -111,6 +111,9 @@ def _read(run: RunFolder) -> Row:
         note = Note.of(run)
         config = flatten(parse_config((run.path / "config.yaml").read_text(encoding="utf-8")))
         row: Row = {name: result.get(name) for name in RESULT_FIELDS}
+        for name in set(row).intersection(_NUMBERS):
+            if not isinstance(row[name], int | float | None):
+                raise TypeError(f"result.json: {name}: {row[name]!r} is not a number")
     except DAMAGE as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -146,7 +149,8 @@ def _load(path: Path) -> dict[str, Row]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata: Mapping[bytes, bytes] = file.schema_arrow.metadata or {}
-            if metadata.get(_VERSION_KEY) != _VERSION:
+            names = file.schema_arrow.names
+            if metadata.get(_VERSION_KEY) != _VERSION or set(names) != set(COLUMNS):
                 return {}
             rows: list[Row] = file.read(use_threads=False).to_pylist()
     except (OSError, pa.ArrowException):

@@ -98,11 +98,12 @@ def build_learner(job: StudentJob, data: Data, compute: Compute) -> Learner:
         },
         residents={r.name: r.build() for r in job.recipes} if job.method.resident else {},
     )
-    student: nn.Module = normalized
+    student, method = normalized, job.method.build(shapes)
     if experiment.workers.sync_batchnorm:
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        nn.SyncBatchNorm.convert_sync_batchnorm(method.parts)  # changes what it holds in place
     return LEARNERS[job.method.learner](
-        student, job.method.build(shapes), optimizer=experiment.optimizer, compute=compute
+        student, method, optimizer=experiment.optimizer, compute=compute
     )
 
 
@@ -196,14 +197,16 @@ class _Filing:
         self.clock = now
         self.seconds_waiting += row["wait/signals_s"]
         self.start_epoch = epoch + 1
-        accuracy = row.get("accuracy/validation", 0.0)
-        is_best = accuracy > self.best
-        if is_best:
-            self.best, self.best_epoch = accuracy, epoch
+        names = ["last"]
+        if not len(self.data.validation):
+            self.best_epoch = epoch  # nothing says that another is better
+        elif row["accuracy/validation"] > self.best:
+            self.best, self.best_epoch = row["accuracy/validation"], epoch
+            names = ["best", "last"]
         if self.is_writer:
             steps = self.task.plan.steps_per_epoch
             self.tracker.on_epoch(epoch, row, step=(epoch + 1) * steps)
-            self._save(learner, ["best", "last"] if is_best else ["last"])
+            self._save(learner, names)
             self.on_event(EpochEvent(self.job.title, epoch + 1, row))
         self.barrier(row)
 

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from pydantic import TypeAdapter
+
 from distill.config import Experiment
 from distill.loading import ConfigError
 from orchestrator.runs import RunFolder, find_runs, write_atomically
@@ -49,12 +51,11 @@ class Note:
         if not file.is_file():
             return None
         try:
-            note = cls(**json.loads(file.read_text()))
-        except (ValueError, TypeError, RecursionError) as error:
+            return TypeAdapter(cls).validate_json(file.read_bytes())
+        except ValueError as error:
             raise ConfigError(
                 f"{file}: damaged ({error}); delete {run.path}, and the trial begins anew"
             ) from None
-        return note
 
 
 @final

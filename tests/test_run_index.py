@@ -114,7 +114,7 @@ def test_runs_that_were_not_asked_for_stay(tmp_path: Path) -> None:
     assert len(on_file(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "other"])
+@pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "other", "short"])
 def test_a_damaged_index_or_one_of_another_version_is_made_anew(harm: str, tmp_path: Path) -> None:
     runs = make_runs(tmp_path, {"ce": [0.5], "kd": [0.7]})
     index(runs)
@@ -128,7 +128,11 @@ def test_a_damaged_index_or_one_of_another_version_is_made_anew(harm: str, tmp_p
     elif harm == "empty":
         file.write_bytes(b"")
     else:
-        pd.DataFrame({"path": ["toy/ce-d1/seed-0"]}).to_parquet(file)
+        table = pq.read_table(file)
+        changed = (
+            table.drop_columns(["path"]) if harm == "short" else table.replace_schema_metadata({})
+        )
+        pq.write_table(changed, file)
     assert list(index(runs)["test_accuracy"]) == [0.5, 0.7]
     assert len(on_file(tmp_path)) == 2
 
@@ -169,6 +173,9 @@ def test_what_cannot_be_written_is_compared_all_the_same(tmp_path: Path) -> None
         ("config.yaml", BOMB),
         ("result.json", '{"a":' * 100_000),
         ("metrics.parquet", "PAR1"),
+        ("result.json", '{"test_accuracy": "high"}'),
+        ("trial.json", '{"number": 0, "values": 5}'),
+        ("trial.json", '{"number": "first", "values": {}}'),
     ],
 )
 def test_a_damaged_run_is_named(file: str, content: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from distill.config import Optimizer
 from distill.learners.base import (
     Compute,
+    answer,
     build_optimizer,
     descend,
     detached,
@@ -67,7 +68,7 @@ class AdaptiveTeacherLearner:
         labels = batch.labels.to(self.compute.device, non_blocking=True)
         images = self.compute.images(batch.images)
         with self.compute.autocast():
-            output = self._student(images)
+            output = answer(self._student, images)
             report, logits = self.method.distil(
                 output, self.method.ask(images), labels, progress=progress
             )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import SGD, Optimizer
+from distill.losses.precision import widened
 from distill.models.base import Normalized
 from distill.parallel import ALONE, Workers
 from distill.signals import Batch, LossReport, ModelOutput, Progress, TeacherSignals
@@ -48,6 +49,12 @@ class Compute:
                 for teacher, values in signals.values.items()
             }
         )
+
+
+def answer(student: nn.Module, images: torch.Tensor) -> ModelOutput:
+    """What the student says. Its logits are wide under autocast, too: losses are made of them."""
+    output = student(images)
+    return ModelOutput(widened(output.logits), output.features)
 
 
 class Learner(Protocol):

@@ -10,6 +10,7 @@ from torch import nn
 from distill.config import Optimizer
 from distill.learners.base import (
     Compute,
+    answer,
     build_optimizer,
     descend,
     detached,
@@ -57,7 +58,7 @@ class StandardLearner:
     ) -> tuple[LossReport, ModelOutput]:
         labels = batch.labels.to(self.compute.device, non_blocking=True)
         with self.compute.autocast():
-            output = self._student(self.compute.images(batch.images))
+            output = answer(self._student, self.compute.images(batch.images))
             report = self.method.loss(
                 output, self.compute.signals(signals), labels, progress=progress
             )

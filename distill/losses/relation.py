@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch.nn import functional as F
 
+from distill.losses.precision import gram, widened
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
@@ -78,8 +80,8 @@ def _cosine_loss(
 
 def _gram(points: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
     # Centred, which changes no difference between points, so that little cancels below.
-    centred = points - points.mean(0)
-    return centred @ centred.T
+    points = widened(points)
+    return gram(points - points.mean(0))
 
 
 def _distances(gram_BB: Float[Tensor, "B B"]) -> Float[Tensor, "B B"]:
@@ -121,15 +123,15 @@ def _lengths(vectors: Float[Tensor, "*n m"]) -> Float[Tensor, "*n"]:
 
 
 def _kernel_probabilities(features: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
+    features = widened(features)
     unit = features / (_lengths(features).unsqueeze(1) + _PKT_EPSILON)
-    kernel_BB = (unit @ unit.T + 1.0) / 2.0
+    kernel_BB = (gram(unit) + 1.0) / 2.0
     return kernel_BB / kernel_BB.sum(1, keepdim=True)
 
 
 def similarities(features: Float[Tensor, " B *n"]) -> Float[Tensor, "B B"]:
     """The Gram matrix of a batch, its rows at unit L2 length."""
-    flat = features.flatten(1)
-    return F.normalize(flat @ flat.T, dim=1)
+    return F.normalize(gram(features.flatten(1)), dim=1)
 
 
 def similarity_preserving(

@@ -72,10 +72,13 @@ def capped_simplex_minimum(
 ) -> Float64[np.ndarray, " T"]:
     """argmin wᵀGw over 0 ≤ w ≤ cap, Σw = 1, exactly; G is positive semidefinite, perhaps singular.
 
-    A cap below 1/T, which no weights could meet, counts as 1/T.
+    A cap below 1/T, which no weights could meet, counts as 1/T. Where G is not finite, all are 1/T:
+    the student has diverged, which its losses say.
     Source: the primal active-set method, Nocedal, Wright 2006, algorithm 16.3.
     """
     num = len(gram)
+    if not np.isfinite(gram).all():
+        return np.full(num, 1.0 / num)
     cap = max(cap, 1.0 / num)
     gram = gram / max(np.trace(gram) / num, np.finfo(float).tiny)
     weights = np.full(num, 1.0 / num)

@@ -161,6 +161,8 @@ class AdaptiveTeaching(AdaptiveTeacherMethod):
                 teacher(images).features[hint.spec.tap]
                 for hint, teacher in zip(self.hints, self.teachers, strict=True)
             ]
+        # Before PyTorch 2.10 autocast keeps its copies of weights from there, without gradients.
+        torch.clear_autocast_cache()
         logits = [
             teacher.classifier(features.mean((2, 3)))
             for teacher, features in zip(self.teachers, maps, strict=True)
