@@ -221,6 +221,12 @@ def test_a_loss_that_is_not_finite_ends_training_and_says_where(fashion: Path) -
         train(fashion, {"optimizer.lr": 1e30})
 
 
+def test_weights_that_the_last_step_has_broken_are_not_tested(fashion: Path) -> None:
+    only_step = {"schedule.batch_size": 360, "schedule.epochs": 1}
+    with pytest.raises(DivergedError, match="epoch 0: weights are not finite"):
+        train(fashion, only_step | {"optimizer.lr": 3e38, "optimizer.weight_decay": 1e3})
+
+
 # --- evaluation
 
 
