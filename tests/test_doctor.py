@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from distill.loading import load_experiment
 from distill.run import main
@@ -131,6 +132,49 @@ def test_fewer_processors_than_ray_counts_are_noted(monkeypatch: pytest.MonkeyPa
     found = next(machine_checks.devices())
     assert found.state == "note"
     assert "may use 1 CPUs, and Ray counts 64" in found.text
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine_checks, "has_gpu", lambda: True)
+    *_, found = machine_checks.devices()
+    assert found.state == "missing"
+    assert f"shows a GPU, and PyTorch {torch.__version__} cannot use it" in found.text
+    assert "https://pytorch.org/get-started" in found.mend
+    monkeypatch.setattr(machine_checks, "has_gpu", lambda: False)
+    *_, found = machine_checks.devices()
+    assert found.state == "well"
+    assert "no GPU" in found.text
+
+
+def test_little_shared_memory_is_noted_with_the_size_that_ray_would_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine_checks, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(machine_checks, "memory_bytes", lambda: 10**18)
+    (found,) = machine_checks.object_store()
+    assert found.state == "note"
+    assert f"free in {tmp_path}, and Ray takes 300000000.0 GB" in found.text
+    assert found.mend.startswith(f"mount -o remount,size=300000000G {tmp_path}")
+    assert found.mend.endswith("--shm-size=300000000g")
+    monkeypatch.setattr(machine_checks, "memory_bytes", lambda: 1)
+    (found,) = machine_checks.object_store()
+    assert found.state == "well"
+    monkeypatch.setattr(machine_checks, "_SHARED_MEMORY", tmp_path / "none")
+    assert list(machine_checks.object_store()) == []
+
+
+@pytest.mark.ray
+def test_a_state_api_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
+        started, found = doctor._ray()
+    assert started.state == "well"
+    assert found.state == "missing"
+    assert f"State API, which does not answer (Failed to make request to {address}/" in found.text
+    assert "--include-dashboard=true, or set workers.count=1" in found.text
 
 
 def test_a_note_is_no_fault_and_what_is_missing_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from tests.export_helpers import SIZE, blueprint
         # The student's map of 5×5 is pooled to the teacher's of 3×3, which does not divide it.
         {"arch": "resnet8", "method": "simkd"},
         {"arch": "torchvision/resnet18", "taps": ("layer3",)},
+        {"arch": "torchvision/mobilenet_v3_small"},  # the student of README and of the tutorial
         {"arch": "tests.residents:plain_network", "taps": ("1",), "method": "simkd"},
     ],
     ids=lambda made: made["arch"],

@@ -53,9 +53,12 @@ def test_the_console_command_knows_the_shipped_experiments(site: Path) -> None:
         "distill/experiments/demo.yaml",
         "search_spaces/__init__.py",
         "orchestrator/pipeline.py",
+        "distill/py.typed",
+        "orchestrator/py.typed",
+        "search_spaces/py.typed",
     ],
 )
-def test_data_and_weights_are_installed(site: Path, path: str) -> None:
+def test_what_is_no_code_is_installed_too(site: Path, path: str) -> None:
     assert (site / path).stat().st_size == (ROOT / path).stat().st_size
 
 

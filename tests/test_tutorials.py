@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+import yaml
 
 from distill.datasets import load_data
 from distill.loading import load_experiment
@@ -47,6 +48,18 @@ def phone(folder: Path, photos: Path) -> list[str]:
         changes = {"name": f"t{index}", "arch": arch, "checkpoint": file}
         overrides += [f"teachers[{index}].{key}={value}" for key, value in changes.items()]
     return overrides
+
+
+def test_the_teachers_of_the_page_can_be_built() -> None:
+    page = yaml.safe_load(phone_yaml())
+    size = page["data"]["image_size"]
+    widths = [
+        build(
+            teacher["arch"], num_classes=len(teacher.get("classes", CLASSES)), image_size=size
+        ).classifier.out_features
+        for teacher in page["teachers"]
+    ]
+    assert widths == [3, 3, 5]
 
 
 def test_three_models_become_one_for_a_phone(tmp_path: Path) -> None:
