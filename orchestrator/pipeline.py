@@ -26,19 +26,12 @@ from orchestrator.preparation import (
 from orchestrator.probe_tables import file_tables
 from orchestrator.progress import RecordingProgress, TrainingProgress
 from orchestrator.recording import Recorder, RecordingError, ask
-from orchestrator.retention import Demand, Retention
+from orchestrator.retention import Demand, Retention, Watch
 from orchestrator.room import check_room, shares_of_workers
 from orchestrator.runs import RunFolder
 from orchestrator.session import ray_session
 from orchestrator.shared_folders import check_shared_folders
-from orchestrator.students import (
-    EpochEvent,
-    Event,
-    FailureEvent,
-    StudentError,
-    StudentJob,
-    train_students,
-)
+from orchestrator.students import Event, StudentError, StudentJob, train_students
 from orchestrator.teacher_checks import checkpoint_path
 from orchestrator.teacher_networks import check_networks
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
@@ -152,11 +145,13 @@ def _train(
     source = experiment.signals.source
     storage = experiment.output.root
 
-    def train(jobs: Sequence[StudentJob], demand: _Watch | None = None) -> None:
+    def train(jobs: Sequence[StudentJob], demand: Watch | None = None) -> None:
         def on_event(event: Event) -> None:
-            progress.on_event(event)
-            if demand is not None:
-                demand.on_event(event)
+            try:
+                progress.on_event(event)
+            finally:  # the recorder waits for it
+                if demand is not None:
+                    demand.on_event(event)
 
         waiting_for = [] if experiment.workers.is_elastic else shares_of_workers(experiment)
         with told_of_waiting(waiting_for, display.note):
@@ -233,7 +228,7 @@ def _train_beside_recorder(
                 "teachers and students do not fit side by side; recording first, then training"
             )
             recorder.run()
-        train(jobs, _Watch(demand, retention if window else None))
+        train(jobs, Watch(demand, retention if window else None))
     except BaseException as error:
         recorder.finish()
         if recorder.error is not None:
@@ -243,25 +238,6 @@ def _train_beside_recorder(
         recorder.finish()
         retention.release()
         observer.finish(recorder.report)
-
-
-@final
-class _Watch:
-    """Follows runs from epoch to epoch, and deletes the passes that all have left."""
-
-    def __init__(self, demand: Demand, retention: Retention | None) -> None:
-        self._demand, self._retention = demand, retention
-
-    def on_event(self, event: Event) -> None:
-        match event:
-            case EpochEvent(job, epoch, _):
-                self._demand.epoch_done(job, epoch)
-            case FailureEvent(job, _):
-                self._demand.failed(job)
-            case _:
-                return
-        if self._retention is not None:
-            self._retention.sweep()
 
 
 def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:
