@@ -153,6 +153,7 @@ class Recorder:
         self._may_record = may_record
         self._processes: dict[Any, str] = {}  # of actors: Ray replaces them without a word
         self._stopped = threading.Event()
+        self._checked = threading.Event()
         self._thread = threading.Thread(target=self._run_beside, name="recorder", daemon=True)
         self.error: BaseException | None = None
 
@@ -170,8 +171,12 @@ class Recorder:
         return self.report
 
     def start(self) -> None:
-        """Begin to record in a thread of its own."""
+        """Begin to record in a thread of its own, and wait until nothing damaged can be read.
+
+        That is, until this recorder has checked what is there. It does not wait for another one.
+        """
         self._thread.start()
+        self._checked.wait()
 
     def finish(self) -> None:
         """Stop at the parts in flight, whether or not something is still missing."""
@@ -184,11 +189,14 @@ class Recorder:
             self.run()
         except BaseException as error:  # raised again by the driver, in its own thread
             self.error = error
+        finally:
+            self._checked.set()
 
     def _acquire(self, lock: Lock) -> bool:
         if lock.acquire():
             return True
         self._observer.on_wait(lock.holder() or "another process")
+        self._checked.set()  # by that one
         while not self._stopped.wait(POLL_S):
             if lock.acquire():
                 return True
@@ -204,6 +212,7 @@ class Recorder:
             wanted = serving.recording.identity.num_parts * len(self._passes)
             report.parts_found += wanted - len(jobs)
             report.images_wanted += sum(job.num_images for job in jobs)
+        self._checked.set()
         self._observer.on_start(report)
         for serving in self._servings:
             if not queues[serving.recording.key]:
