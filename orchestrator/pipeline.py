@@ -28,6 +28,7 @@ from orchestrator.progress import RecordingProgress, TrainingProgress
 from orchestrator.recording import Recorder, RecordingError, ask
 from orchestrator.retention import Demand, Retention, Watch
 from orchestrator.room import check_room, shares_of_workers
+from orchestrator.run_locks import alone
 from orchestrator.runs import RunFolder
 from orchestrator.session import ray_session
 from orchestrator.shared_folders import check_shared_folders
@@ -52,7 +53,11 @@ class Outcome:
 
 
 def run_experiment(experiment: Experiment, display: Display) -> Outcome:
-    """Do whatever is not done yet of an experiment. Raises ConfigError, StudentError, OSError."""
+    """Do whatever is not done yet of an experiment.
+
+    Raises ConfigError, StudentError, OSError; of these, BlockingIOError while another process
+    trains a run of it.
+    """
     data = check_data(experiment)
     finished = _if_finished(experiment, data)
     if finished is not None:
@@ -68,11 +73,11 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         prepared = ready_teachers(experiment, data, fleet, display)
         check_mirror(experiment, prepared)
         jobs = student_jobs(experiment, prepared, data)
-        todo = [job for job in jobs if not RunFolder(job.folder).finished]
-        if len(todo) < len(jobs):
-            display.note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished; kept")
-        file_tables(experiment, jobs)
-        _train(experiment, todo, prepared, fleet, display, progress)
+        with alone(jobs) as todo:
+            if len(todo) < len(jobs):
+                display.note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished; kept")
+            file_tables(experiment, jobs)
+            _train(experiment, todo, prepared, fleet, display, progress)
     runs = tuple(RunFolder(job.folder) for job in jobs)
     return Outcome(tuple(run for run in runs if run.finished), tuple(progress.failures))
 
@@ -128,7 +133,7 @@ def train_missing(experiment: Experiment, data: Data, display: Display) -> None:
         check_networks(experiment, data)  # what is wrong with others is told before hours of work
         display.note(f"teachers to train first: {', '.join(t.name for t in missing)}")
         progress = TrainingProgress(display)
-        train_teachers(experiment, data, on_event=progress.on_event)
+        train_teachers(experiment, data, on_event=progress.on_event, tell=display.note)
         if progress.failures:
             raise StudentError("\n".join(progress.failures))
 
