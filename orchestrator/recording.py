@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,10 @@ from orchestrator.mirror import Mirror
 from orchestrator.missing import missing_jobs
 from orchestrator.store import SignalStore
 from orchestrator.teachers import PartJob, PartReport, RecordedSignal, TeacherRecipe
+from orchestrator.waiting import have_no_place
 
 POLL_S = 0.5
+STALL_S = 60.0  # without a part, until it is looked whether any actor has a place
 IN_FLIGHT = 2  # parts asked of an actor at a time: one runs, the next waits beside it
 _Running = dict[Any, tuple[str, Any]]  # task -> teacher's key, actor
 
@@ -83,6 +86,10 @@ class RecordingObserver(Protocol):
 
     def on_start(self, report: RecordingReport) -> None:
         """What is missing is known."""
+        ...
+
+    def on_stall(self, teachers: Sequence[str]) -> None:
+        """No node has had room for any actor of these teachers for ``STALL_S`` and more."""
         ...
 
     def on_restart(self, teacher: str, process: str) -> None:
@@ -229,6 +236,7 @@ class Recorder:
             if queues[serving.recording.key]
         }
         running: _Running = {}
+        moved_s, is_told = time.monotonic(), False
         while not self._stopped.is_set():
             for depth in range(1, IN_FLIGHT + 1):  # dealt round: few parts are shared out evenly
                 for key, group in actors.items():
@@ -243,6 +251,13 @@ class Recorder:
                 self._stopped.wait(POLL_S)  # everything that is missing is too far ahead
                 continue
             done, _ = ray.wait(list(running), timeout=POLL_S)
+            if done:
+                moved_s, is_told = time.monotonic(), False
+            elif not is_told and time.monotonic() - moved_s > STALL_S:
+                is_told = have_no_place(actor for _, actor in running.values())
+                if is_told:
+                    names = {self._name(key) for key, _ in running.values()}
+                    self._observer.on_stall(sorted(names))
             for task in done:
                 key, actor = running.pop(task)
                 self._note(ask(task, self._name(key)), actor, queues, running)

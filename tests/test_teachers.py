@@ -59,6 +59,9 @@ class Notes:
     def on_start(self, report: RecordingReport) -> None:
         self.wanted.append(report.images_wanted)
 
+    def on_stall(self, teachers: Sequence[str]) -> None:
+        raise AssertionError(f"no room for {teachers}")
+
     def on_restart(self, teacher: str, process: str) -> None:
         raise AssertionError(f"{process} of {teacher} died")
 
