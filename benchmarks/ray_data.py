@@ -23,7 +23,8 @@ from benchmarks.common import Results, arguments, interleaved, median, median_ra
 from benchmarks.workbench import Bench, make_bench
 from distill.methods.kd import Config as KDConfig
 from orchestrator.fleet import Fleet
-from orchestrator.recording import Recorder, RecordingReport, Serving, missing_jobs
+from orchestrator.missing import missing_jobs
+from orchestrator.recording import Recorder, RecordingReport, Serving
 from orchestrator.session import ray_session
 from orchestrator.teachers import InputPlan, PartJob, Teacher, TeacherRecipe
 
@@ -36,6 +37,8 @@ class Quiet:
     def on_wait(self, holder: str) -> None: ...
 
     def on_start(self, report: RecordingReport) -> None: ...
+
+    def on_stall(self, teachers: Sequence[str]) -> None: ...
 
     def on_restart(self, teacher: str, process: str) -> None: ...
 

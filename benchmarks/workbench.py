@@ -246,6 +246,9 @@ class Silent:
 
     def on_start(self, report: RecordingReport) -> None: ...
 
+    def on_stall(self, teachers: Sequence[str]) -> None:
+        raise RuntimeError(f"this machine has no room for {', '.join(teachers)}")
+
     def on_restart(self, teacher: str, process: str) -> None:
         raise RuntimeError(f"{process} of {teacher} died: its time says nothing")
 

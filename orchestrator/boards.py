@@ -61,7 +61,10 @@ class Board:
 
 @final
 class _Relay(threading.Thread):
-    """Brings events from the board to the driver while ``fit`` blocks its main thread."""
+    """Brings events from the board to the driver while ``fit`` blocks its main thread.
+
+    An event that cannot be handled holds up no other: students may wait for what those set off.
+    """
 
     def __init__(self, board: Any, on_event: Callable[[Event], None]) -> None:
         super().__init__(name="events", daemon=True)
@@ -75,12 +78,23 @@ class _Relay(threading.Thread):
         try:
             while True:
                 last = self._done.wait(POLL_S)
-                for event in ray.get(self._board.take.remote(), timeout=30):
-                    self._on_event(event)
+                # However long it takes: events that were taken are nowhere else.
+                for event in ray.get(self._board.take.remote()):
+                    self._tell(event)
                 if last:
                     return
-        except Exception as error:  # raised again by the driver, once fit has ended
-            self.error = error
+        except Exception as error:
+            self._keep(error)
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._on_event(event)
+        except Exception as error:
+            self._keep(error)
+
+    def _keep(self, error: Exception) -> None:
+        """The first error is raised again by the driver, once fit has ended."""
+        self.error = self.error or error
 
     def finish(self) -> None:
         """Bring what is left, and end."""

@@ -25,7 +25,8 @@ def embed(experiment: Experiment, folder: Path) -> dict[str, float]:
     """Train, round and file every automatic teacher; returns test accuracies by name."""
     data = load_data(experiment.data)
     with Display() as display, ray_session():
-        train_teachers(experiment, data, on_event=TrainingProgress(display).on_event)
+        progress = TrainingProgress(display)
+        train_teachers(experiment, data, on_event=progress.on_event, tell=display.note)
     accuracies = {
         teacher.name: _embed(teacher, experiment, data, folder)
         for teacher in experiment.teachers

@@ -164,13 +164,17 @@ def num_bytes(files: Mapping[str, FileInfo]) -> int:
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder, if there is one; it is gone at once for everybody, whatever happens."""
+    """Delete a folder, if there is one; it is gone at once for everybody, whatever happens.
+
+    On NFS a file that is mapped keeps its place in a folder, which then cannot be deleted: it is
+    left under its new name, to ``SignalStore.remove_leftovers``.
+    """
     aside = folder.with_name(f"{REMOVED_PREFIX}{folder.name}-{secrets.token_hex(4)}")
     try:
         folder.replace(aside)
     except FileNotFoundError:
         return
-    shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -57,15 +57,16 @@ class Lock(Protocol):
 
 @final
 class RecordingLock:
-    """An exclusive lock between processes on a teacher's folder.
+    """An exclusive lock between processes on a teacher's folder, or on another one.
 
     The kernel holds it, and lets go when the process ends in whatever way; so a lock file that
     lies about locks nothing. Used as ``with RecordingLock(store.path): …``, or by ``acquire``.
     All methods but ``release`` raise StoreError where the lock file is no file: a link, a pipe.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_FILE
+    def __init__(self, folder: Path, *, file: str = LOCK_FILE, doing: str = "recording") -> None:
+        self.path = folder / file
+        self._doing = doing
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
@@ -103,7 +104,7 @@ class RecordingLock:
 
     def __enter__(self) -> Self:
         if not self.acquire():
-            raise _busy(str(self.path.parent), self.holder())
+            raise _busy(str(self.path.parent), self.holder(), self._doing)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,7 +189,7 @@ class LeaseLock:
 
     def __enter__(self) -> Self:
         if not self.acquire():
-            raise _busy(self._remote.url_of(self._key), self.holder())
+            raise _busy(self._remote.url_of(self._key), self.holder(), "recording")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -242,9 +243,9 @@ def expires_s(lease: dict[str, Any]) -> float:
     return 0.0
 
 
-def _busy(place: str, holder: str | None) -> BlockingIOError:
+def _busy(place: str, holder: str | None, doing: str) -> BlockingIOError:
     return BlockingIOError(
-        f"{place}: {holder or 'another process'} is recording here; wait until it has ended, or "
+        f"{place}: {holder or 'another process'} is {doing} here; wait until it has ended, or "
         "end it"
     )
 

@@ -26,19 +26,13 @@ from orchestrator.preparation import (
 from orchestrator.probe_tables import file_tables
 from orchestrator.progress import RecordingProgress, TrainingProgress
 from orchestrator.recording import Recorder, RecordingError, ask
-from orchestrator.retention import Demand, Retention
+from orchestrator.retention import Demand, Retention, Watch
 from orchestrator.room import check_room, shares_of_workers
+from orchestrator.run_locks import alone
 from orchestrator.runs import RunFolder
 from orchestrator.session import ray_session
 from orchestrator.shared_folders import check_shared_folders
-from orchestrator.students import (
-    EpochEvent,
-    Event,
-    FailureEvent,
-    StudentError,
-    StudentJob,
-    train_students,
-)
+from orchestrator.students import Event, StudentError, StudentJob, train_students
 from orchestrator.teacher_checks import checkpoint_path
 from orchestrator.teacher_networks import check_networks
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
@@ -59,7 +53,11 @@ class Outcome:
 
 
 def run_experiment(experiment: Experiment, display: Display) -> Outcome:
-    """Do whatever is not done yet of an experiment. Raises ConfigError, StudentError, OSError."""
+    """Do whatever is not done yet of an experiment.
+
+    Raises ConfigError, StudentError, OSError; of these, BlockingIOError while another process
+    trains a run of it.
+    """
     data = check_data(experiment)
     finished = _if_finished(experiment, data)
     if finished is not None:
@@ -75,11 +73,11 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         prepared = ready_teachers(experiment, data, fleet, display)
         check_mirror(experiment, prepared)
         jobs = student_jobs(experiment, prepared, data)
-        todo = [job for job in jobs if not RunFolder(job.folder).finished]
-        if len(todo) < len(jobs):
-            display.note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished; kept")
-        file_tables(experiment, jobs)
-        _train(experiment, todo, prepared, fleet, display, progress)
+        with alone(jobs) as todo:
+            if len(todo) < len(jobs):
+                display.note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished; kept")
+            file_tables(experiment, jobs)
+            _train(experiment, todo, prepared, fleet, display, progress)
     runs = tuple(RunFolder(job.folder) for job in jobs)
     return Outcome(tuple(run for run in runs if run.finished), tuple(progress.failures))
 
@@ -135,7 +133,7 @@ def train_missing(experiment: Experiment, data: Data, display: Display) -> None:
         check_networks(experiment, data)  # what is wrong with others is told before hours of work
         display.note(f"teachers to train first: {', '.join(t.name for t in missing)}")
         progress = TrainingProgress(display)
-        train_teachers(experiment, data, on_event=progress.on_event)
+        train_teachers(experiment, data, on_event=progress.on_event, tell=display.note)
         if progress.failures:
             raise StudentError("\n".join(progress.failures))
 
@@ -152,11 +150,13 @@ def _train(
     source = experiment.signals.source
     storage = experiment.output.root
 
-    def train(jobs: Sequence[StudentJob], demand: _Watch | None = None) -> None:
+    def train(jobs: Sequence[StudentJob], demand: Watch | None = None) -> None:
         def on_event(event: Event) -> None:
-            progress.on_event(event)
-            if demand is not None:
-                demand.on_event(event)
+            try:
+                progress.on_event(event)
+            finally:  # the recorder waits for it
+                if demand is not None:
+                    demand.on_event(event)
 
         waiting_for = [] if experiment.workers.is_elastic else shares_of_workers(experiment)
         with told_of_waiting(waiting_for, display.note):
@@ -233,7 +233,7 @@ def _train_beside_recorder(
                 "teachers and students do not fit side by side; recording first, then training"
             )
             recorder.run()
-        train(jobs, _Watch(demand, retention if window else None))
+        train(jobs, Watch(demand, retention if window else None))
     except BaseException as error:
         recorder.finish()
         if recorder.error is not None:
@@ -243,25 +243,6 @@ def _train_beside_recorder(
         recorder.finish()
         retention.release()
         observer.finish(recorder.report)
-
-
-@final
-class _Watch:
-    """Follows runs from epoch to epoch, and deletes the passes that all have left."""
-
-    def __init__(self, demand: Demand, retention: Retention | None) -> None:
-        self._demand, self._retention = demand, retention
-
-    def on_event(self, event: Event) -> None:
-        match event:
-            case EpochEvent(job, epoch, _):
-                self._demand.epoch_done(job, epoch)
-            case FailureEvent(job, _):
-                self._demand.failed(job)
-            case _:
-                return
-        if self._retention is not None:
-            self._retention.sweep()
 
 
 def checkpoint_files(experiment: Experiment, data: Data) -> dict[str, Path]:

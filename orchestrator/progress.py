@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
@@ -34,6 +35,13 @@ class RecordingProgress:
         if report.parts_found:
             self._display.note(f"signals: {report.parts_found} parts are on disk and whole; kept")
         self._bar = self._display.bar("recording", report.images_wanted, "images")
+
+    def on_stall(self, teachers: Sequence[str]) -> None:
+        self._display.note(
+            f"teachers: no node has room for an actor of {', '.join(teachers)}, so nothing is "
+            "recorded, and students wait for it; start a node, or, where students hold the room, "
+            "end this command and give it again: what does not fit side by side takes turns"
+        )
 
     def on_restart(self, teacher: str, process: str) -> None:
         self._display.note(

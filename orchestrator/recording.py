@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -13,15 +13,17 @@ from typing import Any, Protocol, final
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from orchestrator.codecs import make_codec
 from orchestrator.fleet import MAX_RESTARTS, Fleet, Placement
 from orchestrator.identity import Identity
 from orchestrator.locks import Lock
 from orchestrator.mirror import Mirror
-from orchestrator.store import Column, PartId, SignalStore
+from orchestrator.missing import missing_jobs
+from orchestrator.store import SignalStore
 from orchestrator.teachers import PartJob, PartReport, RecordedSignal, TeacherRecipe
+from orchestrator.waiting import have_no_place
 
 POLL_S = 0.5
+STALL_S = 60.0  # without a part, until it is looked whether any actor has a place
 IN_FLIGHT = 2  # parts asked of an actor at a time: one runs, the next waits beside it
 _Running = dict[Any, tuple[str, Any]]  # task -> teacher's key, actor
 
@@ -86,6 +88,10 @@ class RecordingObserver(Protocol):
         """What is missing is known."""
         ...
 
+    def on_stall(self, teachers: Sequence[str]) -> None:
+        """No node has had room for any actor of these teachers for ``STALL_S`` and more."""
+        ...
+
     def on_restart(self, teacher: str, process: str) -> None:
         """An actor's process died and was replaced; what it was asked is asked again."""
         ...
@@ -128,38 +134,6 @@ def merge(servings: Iterable[Serving]) -> list[Serving]:
     return [by_key[key] for key in sorted(by_key)]
 
 
-def missing_jobs(recording: Recording, passes: Sequence[int]) -> tuple[list[PartJob], list[str]]:
-    """The parts to record, in order of need, and what was found damaged and set aside.
-
-    Every part that is there is read and its checksum compared: recordings are facts, and a student
-    must not learn from a flipped bit. Of a remote store every node reads what it downloads, once,
-    and here nothing is. Only for the holder of the recording's lock.
-    """
-    store = recording.store
-    store.remove_leftovers()
-    order = {pass_index: rank for rank, pass_index in enumerate(passes)}
-    wanted: dict[PartId, list[RecordedSignal]] = {}
-    messages: list[str] = []
-    for signal in recording.signals:
-        column = store.column(signal.spec, make_codec(signal.codec, signal.shape))
-        if store.place.is_local:
-            messages += quarantine_damaged(column, passes)
-        for part in column.missing(passes):
-            wanted.setdefault(part, []).append(signal)
-    parts = sorted(wanted, key=lambda part: (order[part.pass_index], part.part_index))
-    return [PartJob(store, part, tuple(wanted[part])) for part in parts], messages
-
-
-def quarantine_damaged(column: Column, passes: Iterable[int]) -> list[str]:
-    """Read every recorded part of ``passes``, set the damaged aside, and say which and why.
-
-    Only for the holder of the recording's lock.
-    """
-    with ThreadPoolExecutor(4) as executor:
-        damages = [d for found in executor.map(column.verify, passes) for d in found.items()]
-    return [f"{column.quarantine(part)} ({damage.reason})" for part, damage in damages]
-
-
 @final
 class Recorder:
     """Records what is missing of some passes, in the order in which they are needed.
@@ -186,6 +160,7 @@ class Recorder:
         self._may_record = may_record
         self._processes: dict[Any, str] = {}  # of actors: Ray replaces them without a word
         self._stopped = threading.Event()
+        self._checked = threading.Event()
         self._thread = threading.Thread(target=self._run_beside, name="recorder", daemon=True)
         self.error: BaseException | None = None
 
@@ -203,8 +178,12 @@ class Recorder:
         return self.report
 
     def start(self) -> None:
-        """Begin to record in a thread of its own."""
+        """Begin to record in a thread of its own, and wait until nothing damaged can be read.
+
+        That is, until this recorder has checked what is there. It does not wait for another one.
+        """
         self._thread.start()
+        self._checked.wait()
 
     def finish(self) -> None:
         """Stop at the parts in flight, whether or not something is still missing."""
@@ -217,11 +196,14 @@ class Recorder:
             self.run()
         except BaseException as error:  # raised again by the driver, in its own thread
             self.error = error
+        finally:
+            self._checked.set()
 
     def _acquire(self, lock: Lock) -> bool:
         if lock.acquire():
             return True
         self._observer.on_wait(lock.holder() or "another process")
+        self._checked.set()  # by that one
         while not self._stopped.wait(POLL_S):
             if lock.acquire():
                 return True
@@ -237,6 +219,7 @@ class Recorder:
             wanted = serving.recording.identity.num_parts * len(self._passes)
             report.parts_found += wanted - len(jobs)
             report.images_wanted += sum(job.num_images for job in jobs)
+        self._checked.set()
         self._observer.on_start(report)
         for serving in self._servings:
             if not queues[serving.recording.key]:
@@ -253,20 +236,31 @@ class Recorder:
             if queues[serving.recording.key]
         }
         running: _Running = {}
-        while not self._stopped.is_set() and (running or any(queues.values())):
+        moved_s, is_told = time.monotonic(), False
+        while not self._stopped.is_set():
             for depth in range(1, IN_FLIGHT + 1):  # dealt round: few parts are shared out evenly
                 for key, group in actors.items():
                     for actor in group:
                         self._feed(key, actor, queues[key], running, depth)
+            for key, group in actors.items():
+                if not queues[key]:
+                    self._release_idle(key, group, running)
             if not running:
+                if not any(queues.values()):
+                    return
                 self._stopped.wait(POLL_S)  # everything that is missing is too far ahead
                 continue
             done, _ = ray.wait(list(running), timeout=POLL_S)
+            if done:
+                moved_s, is_told = time.monotonic(), False
+            elif not is_told and time.monotonic() - moved_s > STALL_S:
+                is_told = have_no_place(actor for _, actor in running.values())
+                if is_told:
+                    names = {self._name(key) for key, _ in running.values()}
+                    self._observer.on_stall(sorted(names))
             for task in done:
                 key, actor = running.pop(task)
                 self._note(ask(task, self._name(key)), actor, queues, running)
-                if not queues[key] and all(actor is not other for _, other in running.values()):
-                    self._fleet.release_one(key, actor)
 
     def _name(self, key: str) -> str:
         return next(s.recording.teacher for s in self._servings if s.recording.key == key)
@@ -277,6 +271,12 @@ class Recorder:
         in_flight = sum(busy is actor for _, busy in running.values())
         if queue and in_flight < depth and self._may_record(queue[0].part.pass_index):
             running[actor.record.remote(queue.popleft())] = key, actor
+
+    def _release_idle(self, key: str, group: Sequence[Any], running: _Running) -> None:
+        """End the actors for which nothing is left, and those that never got anything."""
+        busy = {actor for _, actor in running.values()}
+        for actor in [actor for actor in group if actor not in busy]:
+            self._fleet.release_one(key, actor)
 
     def _note(
         self,

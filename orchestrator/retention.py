@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 from orchestrator.codecs import make_codec
 from orchestrator.consumers import Consumers
+from orchestrator.students import EpochEvent, Event, FailureEvent, StartEvent
 
 if TYPE_CHECKING:
     from orchestrator.recording import Recording
@@ -102,3 +103,24 @@ class Retention:
         passes = self._demand.passes()
         for consumers in self._consumers.values():
             consumers.declare(passes)
+
+
+@final
+class Watch:
+    """Follows runs from epoch to epoch, and deletes the passes that all have left."""
+
+    def __init__(self, demand: Demand, retention: Retention | None) -> None:
+        self._demand, self._retention = demand, retention
+
+    def on_event(self, event: Event) -> None:
+        """Follow a run. Raises what ``Retention.sweep`` raises; the run's progress counts then."""
+        match event:
+            # A start, too, says how far a run is: a worker may die between saving and telling.
+            case EpochEvent(job, epoch, _) | StartEvent(job, _, epoch, _):
+                self._demand.epoch_done(job, epoch)
+            case FailureEvent(job, _):
+                self._demand.failed(job)
+            case _:
+                return
+        if self._retention is not None:
+            self._retention.sweep()

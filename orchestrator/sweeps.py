@@ -28,6 +28,7 @@ from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers
 from orchestrator.preparation import PreparedTeacher
 from orchestrator.recording import Serving, merge
 from orchestrator.room import check_room, grows, shares_of_workers
+from orchestrator.run_locks import training_lock
 from orchestrator.runs import write_atomically
 from orchestrator.seats import Seats, Share, seat
 from orchestrator.session import check_state_api, ray_session
@@ -63,6 +64,7 @@ def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> O
     errors: Mapping[int, str] = {}
     if len(ended) < plan.size(space):
         with ExitStack() as stack:
+            stack.enter_context(training_lock(folder))
             stack.enter_context(ray_session(dashboard=base.workers.most > 1))
             check_shared_folders(base)
             check_room(base, display.note)

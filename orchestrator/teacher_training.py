@@ -11,6 +11,7 @@ from distill.datasets import Data, cache_root, load_data
 from distill.methods import config_class
 from orchestrator.identity import canonical_json
 from orchestrator.run_checkpoints import student_state
+from orchestrator.run_locks import in_turn
 from orchestrator.runs import RunFolder
 from orchestrator.students import Event, StudentJob, train_students
 from orchestrator.teacher_networks import build_network, own_data
@@ -76,22 +77,36 @@ def training_job(teacher: Teacher, experiment: Experiment, data: Data) -> Studen
 
 
 def train_teachers(
-    experiment: Experiment, data: Data, *, on_event: Callable[[Event], None]
+    experiment: Experiment,
+    data: Data,
+    *,
+    on_event: Callable[[Event], None],
+    tell: Callable[[str], None],
 ) -> None:
-    """Train and file every automatic teacher that is not on file."""
-    jobs = {
+    """Train and file every automatic teacher that is not on file.
+
+    One that another process trains is waited for, and ``tell`` told.
+    """
+    jobs = _jobs(experiment, data)
+    with in_turn({job.folder: job.title for job in jobs.values()}, tell):
+        jobs = _jobs(experiment, data)  # what others have filed meanwhile is none any more
+        train_students(
+            list(jobs.values()),
+            experiment.workers,
+            storage=cache_root(experiment.data) / "teachers",
+            on_event=on_event,
+        )
+        for path, job in jobs.items():
+            if RunFolder(job.folder).finished:
+                _file(path, job)
+
+
+def _jobs(experiment: Experiment, data: Data) -> dict[Path, StudentJob]:
+    """The training of each automatic teacher that is not on file, by the file it will have."""
+    return {
         auto_checkpoint(teacher, experiment, data): training_job(teacher, experiment, data)
         for teacher in untrained(experiment, data)
     }
-    train_students(
-        list(jobs.values()),
-        experiment.workers,
-        storage=cache_root(experiment.data) / "teachers",
-        on_event=on_event,
-    )
-    for path, job in jobs.items():
-        if RunFolder(job.folder).finished:
-            _file(path, job)
 
 
 def _file(path: Path, job: StudentJob) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from orchestrator.codecs import make_codec
 from orchestrator.display import Display
-from orchestrator.recording import Recording, Serving, quarantine_damaged
+from orchestrator.missing import quarantine_damaged
+from orchestrator.recording import Recording, Serving
 from orchestrator.store import Column, PartId
 from orchestrator.teachers import InputPlan, RecordedSignal, Teacher
 

@@ -1,10 +1,11 @@
-"""Saying that students wait for nodes: while they do, nothing else moves on the display."""
+"""Saying that students or teachers wait for nodes: else nothing moves, and nobody knows why."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from orchestrator.room import num_seated
 from orchestrator.seats import Seats, Share
@@ -51,3 +52,14 @@ def _watch(
             tell("students: there are nodes for all workers again")
         was_waiting = is_waiting
         ended.wait(poll_s)
+
+
+def have_no_place(actors: Iterable[Any]) -> bool:
+    """Whether every one of these actors waits for a node with room, at its start or once more.
+
+    One that a node starts, which may take long, has its place.
+    """
+    from ray._private.state import actors as known  # Ray's State API would need a dashboard
+
+    found = (known(actor._actor_id.hex()) for actor in actors)
+    return not any(actor["Address"]["NodeID"] for actor in found)

@@ -24,8 +24,9 @@ from distill.models.checkpoints import save_weights
 from distill.reductions import reduced_shape
 from distill.signals import LossReport, SignalShapes, SignalSpec
 from distill.weight_tables import WeightTable
+from orchestrator.missing import missing_jobs
 from orchestrator.preparation import PreparedTeacher, prepare_teachers
-from orchestrator.recording import Serving, missing_jobs
+from orchestrator.recording import Serving
 from orchestrator.runs import RunFolder
 from orchestrator.teachers import InputPlan, RecordedSignal, Teacher
 

@@ -18,8 +18,9 @@ from orchestrator.mirror import Mirror
 from orchestrator.pipeline import input_plan
 from orchestrator.recording import Recording
 from orchestrator.remote import LISTING_S, Remote
-from orchestrator.retention import Demand, Retention
+from orchestrator.retention import Demand, Retention, Watch
 from orchestrator.store import Column
+from orchestrator.students import EpochEvent, FailureEvent, StartEvent
 from orchestrator.verification import columns_of
 from tests.helpers import prepare, record_here, two_teachers
 from tests.remote_stores import start
@@ -84,6 +85,16 @@ def test_progress_and_failure_end_needs() -> None:
     needs.epoch_done("run 0", 5)
     needs.failed("run 1")
     assert needs.passes() == [5]
+
+
+def test_a_start_says_how_far_a_run_is_too() -> None:
+    """A worker may die between saving its last epoch and telling of it."""
+    needs = demand(0, 0)
+    watch = Watch(needs, None)
+    watch.on_event(EpochEvent("run 0", 4, {}))
+    watch.on_event(StartEvent("run 0", num_epochs=6, start_epoch=6))
+    watch.on_event(FailureEvent("run 1", "diverged"))
+    assert needs.passes() == []
 
 
 def test_recording_may_be_so_many_epochs_ahead_of_the_run_that_trains() -> None:
@@ -158,7 +169,7 @@ def test_a_reader_at_a_url_counts_while_it_lives_and_not_for_long_after(url, dis
 OTHER_MACHINE = """
 import pickle, sys
 from pathlib import Path
-from orchestrator.retention import Demand, Retention
+from orchestrator.retention import Demand, Retention, Watch
 recording = pickle.loads(Path(sys.argv[1]).read_bytes())
 needs = Demand({"run": 0}, num_epochs=3, num_passes=3)
 retention = Retention([recording], needs)

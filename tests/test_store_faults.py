@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -58,6 +59,23 @@ def test_a_writer_killed_in_mid_write_leaves_no_visible_part(tmp_path):
     assert all(column.verify(index) == {} for index in range(4))
     assert store.remove_leftovers() == 1
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_pass_that_is_still_mapped_over_nfs_is_gone_and_its_rest_is_left_for_later(
+    tmp_path, monkeypatch
+):
+    column = logits_column(tmp_path)
+    record(column)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", refuse)
+        column.remove_pass(0)
+    assert column.passes() == []
+    assert column.store.remove_leftovers() == 1
+    assert not list(tmp_path.rglob(".removed-*"))
 
 
 def test_a_part_is_invisible_until_it_is_whole(tmp_path, monkeypatch):

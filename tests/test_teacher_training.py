@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,14 @@ from distill.datasets import load_data
 from distill.loading import ConfigError
 from orchestrator.preflight import check, check_data
 from orchestrator.preparation import prepare_teachers
-from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
+from orchestrator.run_locks import training_lock
+from orchestrator.students import Event
+from orchestrator.teacher_training import (
+    auto_checkpoint,
+    train_teachers,
+    training_job,
+    untrained,
+)
 from tests.helpers import tiny, write_fashion, write_noise
 
 SCHEDULE = {"epochs": 1, "batch_size": 32}
@@ -38,12 +49,36 @@ def experiment(few: Path, more: Path | None):
 def test_a_teacher_is_trained_on_its_own_data_and_expects_its_normalisation(files) -> None:
     job = experiment(*files)
     data, own = load_data(job.data), load_data(job.teachers[0].training.data)
-    train_teachers(job, data, on_event=lambda _: None)
+    train_teachers(job, data, on_event=lambda _: None, tell=print)
     assert untrained(job, data) == []
     file = auto_checkpoint(job.teachers[0], job, data)
     recipe = prepare_teachers(job, data, {"cnn_xs": file})[0].serving.recipe
     assert np.allclose(recipe.mean, own.mean)
     assert not np.allclose(own.mean, data.mean)
+
+
+def test_a_teacher_that_another_process_trains_is_waited_for_and_not_trained_twice(files) -> None:
+    job = experiment(*files)
+    data, teacher = load_data(job.data), job.teachers[0]
+    told: list[str] = []
+    events: list[Event] = []
+    waiting = threading.Thread(
+        target=train_teachers,
+        args=(job, data),
+        kwargs={"on_event": events.append, "tell": told.append},
+    )
+    with training_lock(training_job(teacher, job, data).folder):
+        waiting.start()
+        deadline = time.monotonic() + 60
+        while waiting.is_alive() and not told and time.monotonic() < deadline:
+            time.sleep(0.01)
+        auto_checkpoint(teacher, job, data).touch()  # the other process files it
+    waiting.join(60)
+    assert told == [
+        f"teacher cnn_xs: process {os.getpid()} on host {socket.gethostname()} trains it; "
+        "waiting for it"
+    ]
+    assert events == []
 
 
 def test_a_teacher_with_its_own_data_serves_every_experiment(files) -> None:

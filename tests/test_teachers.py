@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from distill.config import Experiment
 from distill.datasets import load_data
 from distill.engine import evaluate
 from distill.signals import SignalSpec
-from orchestrator.fleet import Fleet
+from orchestrator.fleet import Fleet, Placement
 from orchestrator.pipeline import input_plan
 from orchestrator.recording import Recorder, RecordingReport, Serving
 from orchestrator.teachers import Teacher
@@ -57,6 +58,9 @@ class Notes:
 
     def on_start(self, report: RecordingReport) -> None:
         self.wanted.append(report.images_wanted)
+
+    def on_stall(self, teachers: Sequence[str]) -> None:
+        raise AssertionError(f"no room for {teachers}")
 
     def on_restart(self, teacher: str, process: str) -> None:
         raise AssertionError(f"{process} of {teacher} died")
@@ -190,6 +194,30 @@ def test_few_parts_are_shared_out_evenly(experiment: Experiment, tmp_path: Path)
     servings = recorded_at(tmp_path, experiment, actors=2)
     _, notes = record(experiment, servings, passes=[0])
     assert notes.busy == [3, 2, 1, 0]  # of two teachers' actors, with a part each
+
+
+@pytest.mark.ray
+def test_an_actor_that_gets_no_part_makes_place_for_another_teacher(
+    fashion: Path, tmp_path: Path
+) -> None:
+    """Two actors of a CPU and one part; then one of two CPUs, on a machine of two."""
+    experiment = two_teachers(fashion, tmp_path)
+    few, wide = (
+        replace(teacher.serving, placement=placement)
+        for teacher, placement in zip(
+            prepare(experiment), (Placement(2, 1, 0), Placement(1, 2, 0)), strict=True
+        )
+    )
+    with Fleet(input_plan(experiment)) as fleet:
+        fleet.actors(few.recording.key, few.recipe, few.placement)
+        recorder = Recorder([few, wide], fleet, [0], Notes())
+        recording = threading.Thread(target=recorder.run)
+        recording.start()
+        recording.join(60)
+        recorder.finish()
+        recording.join()
+        assert recorder.report.images == 2 * 360
+        assert fleet.held() == []
 
 
 def test_teachers_are_loaded_by_name_and_errors_say_whose(fashion: Path, tmp_path: Path) -> None:
