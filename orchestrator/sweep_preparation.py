@@ -14,9 +14,10 @@ from orchestrator.display import Display
 from orchestrator.fleet import Fleet
 from orchestrator.maintenance import record_passes
 from orchestrator.pipeline import checkpoint_files, ready_teachers
-from orchestrator.preparation import PreparedTeacher
+from orchestrator.preparation import PreparedTeacher, facts
 from orchestrator.recording import Serving, merge
 from orchestrator.room import shares_of_workers
+from orchestrator.students import TeacherFacts
 from orchestrator.sweep_plan import sweep_folder
 from orchestrator.trials import Sweep
 
@@ -31,11 +32,15 @@ def prepared_sweep(
     """
     servings: list[Serving] = []
     checkpoints: dict[str, Path] = {}
+    known: dict[tuple[str, str], TeacherFacts] = {}
     with Fleet(workers=shares_of_workers(base)) as fleet:
         for experiment in joint_experiments(representatives(base, space)):
             data = load_data(experiment.data)
             prepared = ready_teachers(experiment, data, fleet, display)
             checkpoints |= checkpoint_files(experiment, data)
+            for teacher in prepared:
+                key = teacher.serving.recording.key
+                known[key, data.test.fingerprint] = facts(teacher, data)
             read = _read_by(experiment, prepared)
             servings += read
             if experiment.signals.source == "cached" and read:
@@ -50,6 +55,7 @@ def prepared_sweep(
             folder=sweep_folder(base, space).resolve(),
             seed=base.seeds[0],
             checkpoints=checkpoints,
+            facts=known,
             actors=actors,
             handover=handover,
         )
