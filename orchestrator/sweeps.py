@@ -201,7 +201,7 @@ def _scheduler(sweep: Sweep, plan: Plan) -> TrialScheduler | None:
                 epochs=epochs,
                 time_attr=EPOCH,
                 perturbation_interval=sweep.handover,
-                hyperparam_mutations=dict(sweep.space.domains),
+                domains=sweep.space.domains,
             )
 
 
