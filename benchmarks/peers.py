@@ -97,7 +97,7 @@ def start_actors(bench: Bench, fleet: Fleet) -> None:
         [
             actor.rows.remote(np.arange(8), 0, serving.recording.signals)
             for serving in bench.servings
-            for actor in fleet.actors(serving.recording.key, serving.recipe, serving.placement)
+            for actor in fleet.actors(serving)
         ]
     )
 
@@ -108,7 +108,7 @@ def measure(bench: Bench, *, num_rounds: int) -> Results:
     with ExitStack() as stack:
         began = time.perf_counter()
         stack.enter_context(ray_session())
-        fleet = stack.enter_context(Fleet(bench.inputs))
+        fleet = stack.enter_context(Fleet())
         start_actors(bench, fleet)
         start_s = time.perf_counter() - began
         record_s = record_passes(bench, fleet, [0])

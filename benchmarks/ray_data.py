@@ -26,7 +26,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.missing import missing_jobs
 from orchestrator.recording import Recorder, RecordingReport, Serving
 from orchestrator.session import ray_session
-from orchestrator.teachers import InputPlan, PartJob, Teacher, TeacherRecipe
+from orchestrator.teachers import PartJob, Teacher
 
 CPUS = 0.25
 
@@ -48,8 +48,8 @@ class Quiet:
 class PartRecorder:
     """What Ray Data maps over rows: one row is one part."""
 
-    def __init__(self, recipe: TeacherRecipe, plan: InputPlan, jobs: Sequence[PartJob]) -> None:
-        self._teacher = Teacher(recipe, plan, num_threads=1)
+    def __init__(self, serving: Serving, jobs: Sequence[PartJob]) -> None:
+        self._teacher = Teacher(serving.recipe, serving.inputs, num_threads=1)
         self._jobs = jobs
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -57,18 +57,18 @@ class PartRecorder:
         return {"seconds": np.array([report.seconds for report in reports])}
 
 
-def by_recorder(serving: Serving, plan: InputPlan, passes: Sequence[int]) -> None:
-    with Fleet(plan) as fleet:
+def by_recorder(serving: Serving, passes: Sequence[int]) -> None:
+    with Fleet() as fleet:
         Recorder([serving], fleet, passes, Quiet()).run()
 
 
-def by_ray_data(serving: Serving, plan: InputPlan, passes: Sequence[int]) -> None:
+def by_ray_data(serving: Serving, passes: Sequence[int]) -> None:
     import ray
     from ray.data import ActorPoolStrategy
 
     jobs, _ = missing_jobs(serving.recording, passes)
     parts = ray.data.range(len(jobs), override_num_blocks=len(jobs))
-    constructor: dict[str, Any] = {"recipe": serving.recipe, "plan": plan, "jobs": jobs}
+    constructor: dict[str, Any] = {"serving": serving, "jobs": jobs}
     parts.map_batches(
         PartRecorder,
         batch_size=1,
@@ -96,7 +96,7 @@ def measure(bench: Bench, folder: Path, *, num_rounds: int, num_passes: int) -> 
         rounds = interleaved(
             {
                 f"{name}_{label}_s": lambda record=record, passes=passes: seconds(
-                    lambda: record(fresh(), bench.inputs, range(passes))
+                    lambda: record(fresh(), range(passes))
                 )
                 for name, record in (("recorder", by_recorder), ("ray_data", by_ray_data))
                 for label, passes in (("short", 1), ("long", num_passes))

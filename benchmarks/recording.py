@@ -128,7 +128,7 @@ def measure(bench: Bench, folder: Path, *, num_rounds: int, passes_per_turn: int
         lanes: dict[str, tuple[Turns, Recorder]] = {}
         for num_actors in (1, 2):
             turns = Turns(len(bench.data.train), passes_per_turn=passes_per_turn)
-            fleet = stack.enter_context(Fleet(bench.inputs))
+            fleet = stack.enter_context(Fleet())
             serving = _serving(bench.servings[0], folder / str(num_actors), num_actors)
             recorder = Recorder([serving], fleet, passes, turns, may_record=turns.may_record)
             recorder.start()
@@ -138,7 +138,7 @@ def measure(bench: Bench, folder: Path, *, num_rounds: int, passes_per_turn: int
             turns.take(recorder)
         results.add("start_s", time.perf_counter() - began, "Ray, 3 actors and a first turn each")
         plain = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
-        args = bench.servings[0].recipe, bench.inputs, num_images
+        args = bench.servings[0].recipe, bench.servings[0].inputs, num_images
         rounds = interleaved(
             {
                 "bare": lambda: plain.submit(bare_loop, *args).result(),

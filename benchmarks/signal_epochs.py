@@ -129,7 +129,7 @@ def local(bench: Bench, method: MethodConfig) -> Variant:
     """From teachers in this process."""
     teachers = {
         serving.recording.teacher: (
-            Teacher(serving.recipe, bench.inputs),
+            Teacher(serving.recipe, serving.inputs),
             tuple(signal.spec for signal in serving.recording.signals),
         )
         for serving in bench.servings
@@ -139,10 +139,5 @@ def local(bench: Bench, method: MethodConfig) -> Variant:
 
 def served(bench: Bench, method: MethodConfig, fleet: Fleet) -> Variant:
     """From one live actor a teacher."""
-    actors = {
-        serving.recording.key: fleet.actors(
-            serving.recording.key, serving.recipe, serving.placement
-        )
-        for serving in bench.servings
-    }
+    actors = {serving.recording.key: fleet.actors(serving) for serving in bench.servings}
     return variant(bench, method, lambda: ServedSource(bench.recordings, actors))

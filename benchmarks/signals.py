@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         logits = make_bench(folder / "logits", data, LOGIT_ARCHS, KDConfig())
         features = make_bench(folder / "features", data, FEATURE_ARCHS, HintConfig())
         stack.enter_context(ray_session())
-        fleet = stack.enter_context(Fleet(logits.inputs))
+        fleet = stack.enter_context(Fleet())
         for bench in (features,) if options.only else (logits, features):
             if options.quick:
                 fill(bench)

@@ -30,7 +30,6 @@ from distill.signals import (
     TeacherSignals,
 )
 from orchestrator.codecs import make_codec
-from orchestrator.pipeline import input_plan
 from orchestrator.preparation import PreparedTeacher, prepare_teachers
 from orchestrator.recording import Recording, RecordingReport, Serving
 from orchestrator.store import PartId
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
 
-    from orchestrator.teachers import InputPlan
 
 HINT = SignalSpec("stage3")
 STUDENT_HINT = "stage2"  # of the CNN family: the tap whose maps are as large as a ResNet's last
@@ -105,10 +103,6 @@ class Bench:
     data: Data
     teachers: tuple[PreparedTeacher, ...]
     num_samples: int | None = None  # of an epoch: the first ones; default: all
-
-    @property
-    def inputs(self) -> InputPlan:
-        return input_plan(self.experiment)
 
     @property
     def servings(self) -> tuple[Serving, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
 import ray
@@ -20,8 +20,10 @@ from orchestrator.teachers import (
     PartReport,
     RecordedSignal,
     Teacher,
-    TeacherRecipe,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.recording import Serving
 
 MAX_RESTARTS = 3  # of an actor whose process dies; its calls are repeated as often
 
@@ -76,23 +78,23 @@ class Fleet:
     such. A context manager: no actor outlives it.
     """
 
-    def __init__(self, plan: InputPlan, workers: Sequence[Share] = ()) -> None:
-        self._plan = plan
+    def __init__(self, workers: Sequence[Share] = ()) -> None:
         self._actors: dict[str, list[Any]] = {}
         self._nodes: dict[Any, Hold] = {}  # where each actor was sent, and for what
         self._seats = Seats.of_cluster()
         seat(workers, (), self._seats)
         self._recipes: list[Any] = []
 
-    def actors(self, key: str, recipe: TeacherRecipe, placement: Placement) -> list[Any]:
+    def actors(self, serving: Serving) -> list[Any]:
         """The actors of a teacher, started at the first call. Does not wait for them."""
+        key, placement = serving.recording.key, serving.placement
         if key not in self._actors:
-            reference = ray.put(recipe)
+            reference = ray.put(serving.recipe)
             self._recipes.append(reference)  # alive as long as the fleet: restarts need it
             pickled = cloudpickle.dumps(reference)  # pyright: ignore[reportPrivateImportUsage]
             threads = max(1, int(placement.cpus))
             self._actors[key] = [
-                self._start(placement.share, pickled, self._plan, threads)
+                self._start(placement.share, pickled, serving.inputs, threads)
                 for _ in range(placement.num_actors)
             ]
         return self._actors[key]

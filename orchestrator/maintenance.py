@@ -12,7 +12,7 @@ from distill.datasets import load_data
 from distill.loading import ConfigError
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet
-from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers
+from orchestrator.pipeline import checkpoint_files, ready_teachers
 from orchestrator.preparation import PreparedTeacher, prepare_teachers, store_root
 from orchestrator.progress import RecordingProgress
 from orchestrator.recording import Recorder, RecordingReport, Serving, merge
@@ -42,7 +42,7 @@ def record_ahead(experiment: Experiment, display: Display) -> Recorded:
     """
     _check_reads_records(experiment)
     data = load_data(experiment.data)
-    with ray_session(), Fleet(input_plan(experiment)) as fleet:
+    with ray_session(), Fleet() as fleet:
         check_shared_folders(experiment)
         check_room(experiment, display.note, students=bool(untrained(experiment, data)))
         prepared = ready_teachers(experiment, data, fleet, display)
@@ -91,8 +91,7 @@ def verify(experiment: Experiment, display: Display, *, num_samples: int) -> Ver
             "`cache` trains them and records"
         )
     prepared = prepare_teachers(experiment, data, checkpoint_files(experiment, data))
-    servings = _servings(prepared)
-    return verify_servings(servings, input_plan(experiment), display, num_samples=num_samples)
+    return verify_servings(_servings(prepared), display, num_samples=num_samples)
 
 
 def _check_reads_records(experiment: Experiment) -> None:

@@ -36,7 +36,7 @@ from orchestrator.students import Event, StudentError, StudentJob, train_student
 from orchestrator.teacher_checks import checkpoint_path
 from orchestrator.teacher_networks import check_networks
 from orchestrator.teacher_training import auto_checkpoint, train_teachers, untrained
-from orchestrator.teachers import AnswerError, InputPlan
+from orchestrator.teachers import AnswerError
 from orchestrator.waiting import told_of_waiting
 
 # What can end an experiment for good, each with a message that says why.
@@ -66,7 +66,7 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
     progress = TrainingProgress(display)
     with (
         ray_session(),
-        Fleet(input_plan(experiment), workers=shares_of_workers(experiment)) as fleet,
+        Fleet(workers=shares_of_workers(experiment)) as fleet,
     ):
         check_shared_folders(experiment)
         check_room(experiment, display.note)
@@ -108,11 +108,6 @@ def check_mirror(experiment: Experiment, prepared: Sequence[PreparedTeacher]) ->
                 f"signals.mirror_bytes: {max_bytes} is too small: '{method.name}' reads {needed} "
                 f"bytes a pass from all its teachers, and at once; set it to {needed} or more"
             )
-
-
-def input_plan(experiment: Experiment) -> InputPlan:
-    """The inputs that an experiment's teachers are asked about."""
-    return InputPlan(experiment.data, experiment.views, experiment.signals.plan_seed)
 
 
 def ready_teachers(
@@ -172,9 +167,7 @@ def _train(
             )
         needed = {recording.key for job in jobs for recording in job.recordings}
         actors = {
-            teacher.serving.recording.key: fleet.actors(
-                teacher.serving.recording.key, teacher.serving.recipe, teacher.serving.placement
-            )
+            teacher.serving.recording.key: fleet.actors(teacher.serving)
             for teacher in prepared
             if teacher.serving.recording.key in needed
         }
@@ -258,17 +251,12 @@ def _measure(prepared: Sequence[PreparedTeacher], fleet: Fleet, data: Data) -> N
     unknown = [teacher for teacher in prepared if filed_accuracy(teacher, data) is None]
     if not fits([teacher.serving.placement for teacher in prepared], workers=()):
         for teacher in unknown:
-            serving, key = teacher.serving, teacher.serving.recording.key
-            one = replace(serving.placement, num_actors=1)
-            answer = fleet.actors(key, serving.recipe, one)[0].test_accuracy.remote()
+            one = replace(teacher.serving.placement, num_actors=1)
+            alone = replace(teacher.serving, placement=one)
+            answer = fleet.actors(alone)[0].test_accuracy.remote()
             file_accuracy(teacher, data, ask(answer, teacher.name))
-            fleet.release(key)
+            fleet.release(alone.recording.key)
         return
-    answers = [
-        fleet.actors(
-            teacher.serving.recording.key, teacher.serving.recipe, teacher.serving.placement
-        )[0].test_accuracy.remote()
-        for teacher in unknown
-    ]
+    answers = [fleet.actors(teacher.serving)[0].test_accuracy.remote() for teacher in unknown]
     for teacher, answer in zip(unknown, answers, strict=True):
         file_accuracy(teacher, data, ask(answer, teacher.name))

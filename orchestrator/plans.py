@@ -15,7 +15,6 @@ from orchestrator.estimates import estimate
 from orchestrator.fitting import misfits_beside, room_for_trials
 from orchestrator.forecast import Forecast, forecast
 from orchestrator.loads import Terms, uses_gpus, workload_of
-from orchestrator.pipeline import input_plan
 from orchestrator.planning import Agenda, agenda
 from orchestrator.preparation import store_root
 from orchestrator.recording import Serving
@@ -39,7 +38,7 @@ def plan_experiment(
     speeds = Speeds({}, {}, None)
     if servings or jobs:
         store = store_root(experiment) if found.records else None
-        speeds = measure(servings, jobs, input_plan(experiment), store=store, seconds=seconds)
+        speeds = measure(servings, jobs, store=store, seconds=seconds)
     return Terms(found, speeds, spec)
 
 

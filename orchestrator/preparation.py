@@ -39,7 +39,7 @@ from orchestrator.teacher_networks import (
     load_teacher,
     own_data,
 )
-from orchestrator.teachers import RecordedSignal, TeacherRecipe
+from orchestrator.teachers import RecordedSignal, TeacherRecipe, input_plan
 
 
 @final
@@ -195,7 +195,7 @@ def _prepare(
         teacher.name, store_root(experiment), identity, signals, store_mirror(experiment)
     )
     placement = Placement(teacher.actors, teacher.cpus, teacher.gpus)
-    serving = Serving(recording, recipe, placement)
+    serving = Serving(recording, recipe, input_plan(experiment), placement)
     asked = zip(experiment.methods, needs, strict=True)
     reads = any(method.reads_classifiers and teacher.name in of for method, of in asked)
     return PreparedTeacher(

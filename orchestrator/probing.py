@@ -20,7 +20,7 @@ from orchestrator.codecs import make_codec
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet
 from orchestrator.maintenance import record_passes
-from orchestrator.pipeline import checkpoint_files, input_plan, train_missing
+from orchestrator.pipeline import checkpoint_files, train_missing
 from orchestrator.preflight import signal_codec
 from orchestrator.preparation import PreparedTeacher, prepare_teachers
 from orchestrator.probe_report import heat_map, log_table
@@ -67,7 +67,7 @@ def probe(experiment: Experiment, display: Display, *, output: Path | None = Non
             "more"
         )
     events = experiment.output.root / experiment.name / "probes"
-    with ray_session(), Fleet(input_plan(asked)) as fleet:
+    with ray_session(), Fleet() as fleet:
         check_shared_folders(asked)
         check_room(experiment, display.note, students=bool(untrained(experiment, data)))
         train_missing(experiment, data, display)  # under the views that the teachers are for

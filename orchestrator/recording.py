@@ -19,7 +19,7 @@ from orchestrator.locks import Lock
 from orchestrator.mirror import Mirror
 from orchestrator.missing import missing_jobs
 from orchestrator.store import SignalStore
-from orchestrator.teachers import PartJob, PartReport, RecordedSignal, TeacherRecipe
+from orchestrator.teachers import InputPlan, PartJob, PartReport, RecordedSignal, TeacherRecipe
 from orchestrator.waiting import have_no_place
 
 POLL_S = 0.5
@@ -55,10 +55,11 @@ class Recording:
 @final
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A teacher to record or to ask, and the actors to do it with."""
+    """A teacher to record or to ask, about which inputs, and the actors to do it with."""
 
     recording: Recording
     recipe: TeacherRecipe
+    inputs: InputPlan  # those that the recording's identity names
     placement: Placement
 
 
@@ -129,7 +130,7 @@ def merge(servings: Iterable[Serving]) -> list[Serving]:
         if known is not None:
             signals = dict.fromkeys((*known.recording.signals, *serving.recording.signals))
             recording = replace(known.recording, signals=tuple(signals))
-            serving = Serving(recording, known.recipe, known.placement)
+            serving = replace(known, recording=recording)
         by_key[serving.recording.key] = serving
     return [by_key[key] for key in sorted(by_key)]
 
@@ -229,9 +230,7 @@ class Recorder:
     def _dispatch(self, queues: dict[str, deque[PartJob]]) -> None:
         """Keep every actor busy until no job is left; one without work makes place for others."""
         actors = {
-            serving.recording.key: self._fleet.actors(
-                serving.recording.key, serving.recipe, serving.placement
-            )
+            serving.recording.key: self._fleet.actors(serving)
             for serving in self._servings
             if queues[serving.recording.key]
         }

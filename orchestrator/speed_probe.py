@@ -34,7 +34,7 @@ from orchestrator.remote import is_remote
 from orchestrator.run_student import build_learner, signal_source
 from orchestrator.store import PartId
 from orchestrator.students import StudentJob
-from orchestrator.teachers import InputPlan, Teacher
+from orchestrator.teachers import Teacher
 
 PROBE_S = 5.0  # for everything
 _STEPS = 20  # of a probed epoch
@@ -76,7 +76,6 @@ def num_threads(cpus: float) -> int:
 def measure(
     servings: Sequence[Serving],
     jobs: Sequence[StudentJob],
-    plan: InputPlan,
     *,
     store: str | None,
     seconds: float = PROBE_S,
@@ -93,7 +92,7 @@ def measure(
     place = None if store is None else _existing(store)
     with _threads_kept(), tempfile.TemporaryDirectory(prefix=".tutelage-", dir=place) as folder:
         return Speeds(
-            teachers={s.recording.teacher: teacher_speed(s, plan, seconds=share) for s in servings},
+            teachers={s.recording.teacher: teacher_speed(s, seconds=share) for s in servings},
             students={
                 key: student_speed(job, Path(folder) / str(index), seconds=share)
                 for index, (key, job) in enumerate(methods.items())
@@ -103,9 +102,10 @@ def measure(
         )
 
 
-def teacher_speed(serving: Serving, plan: InputPlan, *, seconds: float) -> float:
+def teacher_speed(serving: Serving, *, seconds: float) -> float:
     """Images/s of one actor with its threads: rendered, answered, encoded."""
-    teacher = Teacher(serving.recipe, plan, num_threads=num_threads(serving.placement.cpus))
+    threads = num_threads(serving.placement.cpus)
+    teacher = Teacher(serving.recipe, serving.inputs, num_threads=threads)
     most = min(serving.recipe.batch_size, len(teacher.data.train))
 
     def answer(count: int) -> None:

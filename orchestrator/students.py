@@ -19,7 +19,7 @@ from distill.signals import Taps
 from orchestrator.recording import Recording
 from orchestrator.runs import RunFolder
 from orchestrator.seats import Hold
-from orchestrator.teachers import InputPlan, TeacherRecipe
+from orchestrator.teachers import InputPlan, TeacherRecipe, input_plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,8 +82,7 @@ class StudentJob:
 
     @property
     def plan(self) -> InputPlan:
-        experiment = self.experiment
-        return InputPlan(experiment.data, experiment.views, experiment.signals.plan_seed)
+        return input_plan(self.experiment)
 
 
 @final

@@ -12,21 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config import Experiment
-from distill.datasets import Data, load_data
 from distill.loading import ConfigError
-from orchestrator.candidates import (
-    Space,
-    candidate,
-    check_space,
-    joint_experiments,
-    representatives,
-)
+from orchestrator.candidates import Space, candidate, check_space
 from orchestrator.display import Display
-from orchestrator.fleet import Fleet
-from orchestrator.maintenance import record_passes
-from orchestrator.pipeline import checkpoint_files, input_plan, ready_teachers
-from orchestrator.preparation import PreparedTeacher
-from orchestrator.recording import Serving, merge
 from orchestrator.room import check_room, grows, shares_of_workers
 from orchestrator.run_locks import training_lock
 from orchestrator.runs import write_atomically
@@ -34,6 +22,7 @@ from orchestrator.seats import Seats, Share, seat
 from orchestrator.session import check_state_api, ray_session
 from orchestrator.shared_folders import check_shared_folders
 from orchestrator.sweep_plan import Plan, check_plan, file_plan, proposals, sweep_folder
+from orchestrator.sweep_preparation import prepared_sweep
 from orchestrator.sweep_progress import SweepProgress
 from orchestrator.trial_files import TUNE, Outcome, Trial, ranked, read_trials, trial_name
 from orchestrator.trials import EPOCH, Sweep, run_trial
@@ -72,7 +61,8 @@ def run_sweep(base: Experiment, space: Space, plan: Plan, display: Display) -> O
             if base.workers.most > 1:
                 check_state_api()
             display.note(f"trials at a time: {min(room, plan.size(space) - len(ended))}")
-            sweep = _prepared(base, space, plan, stack, display)
+            handover = _interval(base) if plan.scheduler == "pbt" else 0
+            sweep = stack.enter_context(prepared_sweep(base, space, display, handover=handover))
             errors = _search(sweep, plan, known, display, room=room)
     trials = ranked(_explained(read_trials(folder, plan.metric), errors))
     best = next((trial for trial in trials if not math.isnan(trial.score)), None)
@@ -114,44 +104,6 @@ def concurrency(base: Experiment, *, at_most: int | None = None) -> int:
             "on a node; lower workers.count or workers.cpus"
         )
     return min(room, at_most or room)
-
-
-def _prepared(
-    base: Experiment, space: Space, plan: Plan, stack: ExitStack, display: Display
-) -> Sweep:
-    """Teachers trained, and everything recorded that any trial may read; or actors that serve."""
-    servings: list[Serving] = []
-    checkpoints: dict[str, Path] = {}
-    fleet = stack.enter_context(Fleet(input_plan(base), workers=shares_of_workers(base)))
-    for experiment in joint_experiments(representatives(base, space)):
-        data: Data = load_data(experiment.data)
-        prepared = ready_teachers(experiment, data, fleet, display)
-        checkpoints |= checkpoint_files(experiment, data)
-        read = _read_by(experiment, prepared)
-        servings += read
-        if experiment.signals.source == "cached" and read:
-            events = sweep_folder(base, space) / "recording"
-            record_passes(merge(read), fleet, experiment.num_passes, display, events=events)
-    served = merge(servings) if base.signals.source == "served" else ()
-    actors: dict[str, Sequence[Any]] = {
-        s.recording.key: fleet.actors(s.recording.key, s.recipe, s.placement) for s in served
-    }
-    fleet.keep_only(actors)  # others that measured accuracy, or recorded, are here still
-    return Sweep(
-        base=base,
-        space=space,
-        folder=sweep_folder(base, space).resolve(),
-        seed=base.seeds[0],
-        checkpoints=checkpoints,
-        actors=actors,
-        handover=_interval(base) if plan.scheduler == "pbt" else 0,
-    )
-
-
-def _read_by(experiment: Experiment, prepared: Sequence[PreparedTeacher]) -> list[Serving]:
-    """The recordings that some method reads; a resident teacher's are none."""
-    cached = [i for i, method in enumerate(experiment.methods) if not method.resident]
-    return [t.serving for t in prepared if any(t.needs[i] is not None for i in cached)]
 
 
 def _search(
@@ -251,7 +203,7 @@ def _scheduler(sweep: Sweep, plan: Plan) -> TrialScheduler | None:
                 epochs=epochs,
                 time_attr=EPOCH,
                 perturbation_interval=sweep.handover,
-                hyperparam_mutations=dict(sweep.space.domains),
+                domains=sweep.space.domains,
             )
 
 

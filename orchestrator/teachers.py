@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
 
+from distill.config import Experiment
 from distill.datasets import DataConfig, load_data
 from distill.loading import ConfigError
 from distill.signals import SignalSpec
@@ -68,6 +69,11 @@ class InputPlan:
     data: DataConfig
     views: ViewSpace
     plan_seed: int
+
+
+def input_plan(experiment: Experiment) -> InputPlan:
+    """The inputs that an experiment's teachers are asked about."""
+    return InputPlan(experiment.data, experiment.views, experiment.signals.plan_seed)
 
 
 class AnswerError(ValueError):

@@ -10,14 +10,25 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from distill.config import Experiment
-from distill.datasets import load_data
-from orchestrator.candidates import Space, candidate, plain
+from distill.datasets import Data, load_data
+from distill.loading import ConfigError
+from orchestrator.candidates import MANY, Space, candidate, plain
 from orchestrator.runs import VALIDATION, RunFolder
-from orchestrator.students import EpochEvent, Event, FailureEvent, StudentError, StudentJob
+from orchestrator.students import (
+    EpochEvent,
+    Event,
+    FailureEvent,
+    StudentError,
+    StudentJob,
+    TeacherFacts,
+)
 from orchestrator.trial_files import Note, scores, trial_run
+
+if TYPE_CHECKING:
+    from orchestrator.preparation import PreparedTeacher
 
 EPOCH = "epoch"  # epochs done, in what a trial reports; Tune's own count restarts with a process
 
@@ -32,6 +43,7 @@ class Sweep:
     folder: Path
     seed: int
     checkpoints: Mapping[str, Path]  # of the teachers
+    facts: Mapping[tuple[str, str], TeacherFacts]  # by identity key, and fingerprint of test data
     actors: Mapping[str, Any]  # live ones, by identity key, where signals are served
     handover: int  # epochs between checkpoints for other trials to continue (PBT); 0: none
 
@@ -39,6 +51,20 @@ class Sweep:
         """The run of a trial: named by its number, for its values may change while it trains."""
         method = candidate(self.base, self.space, values).method.name
         return trial_run(self.folder.resolve(), method=method, number=number, seed=self.seed)
+
+    def facts_of(self, teacher: PreparedTeacher, data: Data) -> TeacherFacts:
+        """What the driver knows of a teacher: on other nodes it is not filed.
+
+        Raises ConfigError for one that was not made ready.
+        """
+        found = self.facts.get((teacher.serving.recording.key, data.test.fingerprint))
+        if found is None:
+            raise ConfigError(
+                f"space '{self.space.name}': nothing is recorded of teacher '{teacher.name}' under "
+                "these values; give those that data, views, teachers and signals may have as "
+                f"tune.choice, and at most {MANY} combinations of all choices"
+            )
+        return found
 
 
 def run_trial(values: Mapping[str, Any], sweep: Sweep) -> None:
@@ -96,7 +122,7 @@ def trial_job(sweep: Sweep, values: Mapping[str, Any], *, number: int) -> Studen
     experiment = experiment.model_copy(update={"seeds": (sweep.seed,)})
     data = load_data(experiment.data)
     prepared = prepare_teachers(experiment, data, sweep.checkpoints)
-    (job,) = student_jobs(experiment, prepared, data)
+    (job,) = student_jobs(experiment, prepared, data, facts_of=sweep.facts_of)
     folder = sweep.run_of(number, values).path
     return replace(job, folder=folder, tested=False).with_actors(sweep.actors)
 

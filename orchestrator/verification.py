@@ -17,7 +17,7 @@ from orchestrator.display import Display
 from orchestrator.missing import quarantine_damaged
 from orchestrator.recording import Recording, Serving
 from orchestrator.store import Column, PartId
-from orchestrator.teachers import InputPlan, RecordedSignal, Teacher
+from orchestrator.teachers import RecordedSignal, Teacher
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64, UInt8
@@ -71,7 +71,7 @@ class Verification:
 
 
 def verify_servings(
-    servings: Sequence[Serving], plan: InputPlan, display: Display, *, num_samples: int
+    servings: Sequence[Serving], display: Display, *, num_samples: int
 ) -> Verification:
     """Check every part that is recorded, then ``num_samples`` inputs of each teacher.
 
@@ -92,7 +92,7 @@ def verify_servings(
         progress = _Count(display, "asking anew", sum(map(_num_inputs, samples)), "samples")
         for serving, sample, found in zip(servings, samples, findings, strict=True):
             if sample:
-                teacher = Teacher(serving.recipe, plan)
+                teacher = Teacher(serving.recipe, serving.inputs)
                 damaged += _compare(teacher, serving.recording, found, sample, progress)
     return Verification(tuple(f for found in findings for f in found.values()), tuple(damaged))
 

@@ -61,5 +61,5 @@ def have_no_place(actors: Iterable[Any]) -> bool:
     """
     from ray._private.state import actors as known  # Ray's State API would need a dashboard
 
-    found = (known(actor._actor_id.hex()) for actor in actors)
+    found: list[Any] = [known(actor._actor_id.hex()) for actor in actors]
     return not any(actor["Address"]["NodeID"] for actor in found)

@@ -102,7 +102,7 @@ def test_an_epoch_from_every_source(fashion: Path, tmp_path: Path) -> None:
     data = {"name": "arrays", "file": fashion}
     logits = make_bench(tmp_path / "logits", data, ["resnet8"] * 5, KDConfig())
     features = make_bench(tmp_path / "features", data, ["resnet8"] * 3, HintConfig())
-    with Fleet(logits.inputs) as fleet:
+    with Fleet() as fleet:
         signals.record(logits.first(1), fleet)
         fill(logits)
         fill(features)

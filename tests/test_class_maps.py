@@ -19,11 +19,11 @@ from distill.datasets import load_data
 from distill.loading import ConfigError
 from distill.models import build_model
 from distill.models.checkpoints import load_weights, save_weights
-from orchestrator.pipeline import input_plan
 from orchestrator.planning import agenda
 from orchestrator.preflight import check
 from orchestrator.teacher_networks import check_networks
 from orchestrator.teachers import Teacher as Answering
+from orchestrator.teachers import input_plan
 from tests.helpers import prepare, tiny, write_teacher
 
 NAMES = ("ant", "bee", "cat")

@@ -27,7 +27,6 @@ from orchestrator.boards import Board
 from orchestrator.elastic import Register, Tell, Teller, bundles, keep_training, seats_beside
 from orchestrator.fleet import Placement, fits
 from orchestrator.jobs import student_jobs
-from orchestrator.pipeline import input_plan
 from orchestrator.preparation import file_accuracy
 from orchestrator.runs import RunFolder
 from orchestrator.seats import Share
@@ -41,6 +40,7 @@ from orchestrator.students import (
     StudentJob,
     train_students,
 )
+from orchestrator.teachers import input_plan
 from tests.helpers import filed_weights, prepare, record_here, two_teachers
 from tests.nodes import grown_cluster
 

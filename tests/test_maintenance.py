@@ -15,10 +15,10 @@ from distill.run import main
 from orchestrator.inventory import list_recordings
 from orchestrator.locks import RecordingLock
 from orchestrator.parts import read_part
-from orchestrator.pipeline import input_plan
 from orchestrator.recording import Recording
 from orchestrator.retention import Demand, Retention
 from orchestrator.store import Column, PartId
+from orchestrator.teachers import input_plan
 from orchestrator.verification import columns_of, recorded_parts, sample_inputs
 from tests.helpers import files_below, prepare, record_here, tiny, two_teachers, write_noise
 from tests.test_store import flip

@@ -23,12 +23,11 @@ from distill.models.base import Normalized
 from distill.parallel import Workers
 from distill.signals import Batch, Progress, SignalSpec
 from orchestrator.jobs import student_jobs
-from orchestrator.pipeline import input_plan
 from orchestrator.preparation import file_accuracy
 from orchestrator.runs import RunFolder
 from orchestrator.sources import LocalSource
 from orchestrator.students import train_students
-from orchestrator.teachers import Teacher
+from orchestrator.teachers import Teacher, input_plan
 from tests.helpers import prepare, two_teachers
 from tests.method_bench import NAMES, B, Bench, C, configured
 

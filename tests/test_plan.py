@@ -21,13 +21,14 @@ from distill.loading import ConfigError
 from orchestrator.cluster_spec import ClusterSpec
 from orchestrator.display import Display
 from orchestrator.machine_probe import process_seconds, store_speed
-from orchestrator.pipeline import input_plan, run_experiment
+from orchestrator.pipeline import run_experiment
 from orchestrator.plan_report import as_json
 from orchestrator.planning import Agenda, agenda
 from orchestrator.plans import forecast_of, plan_experiment
 from orchestrator.run_checkpoints import PROGRESS, write_checkpoint
 from orchestrator.runs import RunFolder
 from orchestrator.speed_probe import measure
+from orchestrator.teachers import input_plan
 from tests.helpers import files_below, prepare, record_here, tiny, two_teachers
 
 QUICK = 0.05  # seconds of a probe: the least of everything
@@ -147,7 +148,7 @@ def test_served_teachers_bound_the_student(fashion: Path, tmp_path: Path) -> Non
 def test_a_slower_teacher_is_measured_as_slower(fashion: Path, tmp_path: Path) -> None:
     experiment = two_teachers(fashion, tmp_path)
     servings = [teacher.serving for teacher in prepare(experiment)]
-    speeds = measure(servings, [], input_plan(experiment), store=None, seconds=0.3).teachers
+    speeds = measure(servings, [], store=None, seconds=0.3).teachers
     assert speeds["a"] > speeds["b"] > 0  # a cnn_xs, a resnet8
 
 

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.population import Population
 
 EPOCHS, EVERY = 8, 2
+RATES = tune.choice([0.1, 0.2])
 
 
 class FakeTrial:
@@ -36,7 +38,7 @@ class Race:
 
     search_alg = None
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, domain: Any = RATES) -> None:
         self.trials = [FakeTrial() for _ in range(count)]
         self.scheduler = Population(
             epochs=EPOCHS,
@@ -44,7 +46,7 @@ class Race:
             mode="max",
             time_attr="epoch",
             perturbation_interval=EVERY,
-            hyperparam_mutations={"optimizer.lr": [0.1, 0.2]},
+            domains={"optimizer.lr": domain},
         )
         for trial in self.trials:
             self.scheduler.on_trial_add(self.seen, cast(Trial, trial))
@@ -105,3 +107,31 @@ def test_after_the_last_epoch_nobody_waits_and_nothing_is_taken_over() -> None:
     assert race.report(0, EPOCHS) == TrialScheduler.CONTINUE
     race.end(0, status=Trial.TERMINATED)
     assert race.report(1, EPOCHS) == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize(
+    ("domain", "start", "allowed"),
+    [
+        (tune.uniform(0.8, 0.95), 0.9, None),
+        (tune.loguniform(1e-3, 1.0), 0.9, None),
+        (tune.quniform(0.8, 0.95, 0.05), 0.9, [0.8, 0.85, 0.9, 0.95]),
+        (tune.randint(3, 6), 5, [3, 4, 5]),
+        (tune.qrandint(3, 9, 4), 8, [4, 8]),
+        (tune.choice([8, 1, 2]), 8, [8, 1, 2]),
+    ],
+)
+def test_changed_settings_stay_in_the_space(
+    domain: Any, start: float, allowed: list[float] | None
+) -> None:
+    race = Race(2, domain)
+    strong, weak = (cast(Trial, trial) for trial in race.trials)
+    strong.config = {"optimizer.lr": start}
+    seen: set[float] = set()
+    for _ in range(200):
+        config, _ = race.scheduler._get_new_config(weak, strong)
+        seen.add(round(config["optimizer.lr"], 9))
+    assert len(seen) > 1
+    if allowed is not None:
+        assert seen <= set(allowed)
+    else:
+        assert domain.lower <= min(seen) < max(seen) <= domain.upper

@@ -19,10 +19,9 @@ from distill.loading import load_experiment
 from distill.models.base import Normalized
 from distill.probes import ProbeTable, probe_accuracy
 from distill.run import main
-from orchestrator.pipeline import input_plan
 from orchestrator.probe_tables import probing_experiment, teacher_digest
 from orchestrator.runs import find_runs
-from orchestrator.teachers import Teacher
+from orchestrator.teachers import Teacher, input_plan
 from tests.data_files import write_arrays
 from tests.helpers import files_below, prepare, two_teachers, write_teacher
 from tests.method_bench import Bench, configured

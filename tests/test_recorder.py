@@ -13,9 +13,8 @@ import ray
 from orchestrator import recording, store
 from orchestrator.fleet import Fleet
 from orchestrator.parts import verify_part
-from orchestrator.pipeline import input_plan
 from orchestrator.recording import Recorder, RecordingReport, Serving
-from orchestrator.teachers import PartJob
+from orchestrator.teachers import PartJob, input_plan
 from orchestrator.waiting import have_no_place
 from tests.helpers import prepare, record_here, two_teachers
 

@@ -21,9 +21,9 @@ from orchestrator.inventory import list_recordings, remove
 from orchestrator.locks import LeaseLock
 from orchestrator.mirror import Mirror
 from orchestrator.missing import missing_jobs
-from orchestrator.pipeline import input_plan
 from orchestrator.preflight import check
 from orchestrator.remote import LISTING_S, Remote, RemoteError, check_remote
+from orchestrator.teachers import input_plan
 from tests.helpers import files_below, prepare, record_here, tiny, two_teachers
 from tests.remote_stores import REPOSITORY, node, remote_of, start
 from tests.test_store import IDENTITY, record

@@ -15,12 +15,12 @@ import pytest
 from orchestrator.consumers import CONSUMERS, Consumers, LocalConsumers, RemoteConsumers
 from orchestrator.inventory import remove
 from orchestrator.mirror import Mirror
-from orchestrator.pipeline import input_plan
 from orchestrator.recording import Recording
 from orchestrator.remote import LISTING_S, Remote
 from orchestrator.retention import Demand, Retention, Watch
 from orchestrator.store import Column
 from orchestrator.students import EpochEvent, FailureEvent, StartEvent
+from orchestrator.teachers import input_plan
 from orchestrator.verification import columns_of
 from tests.helpers import prepare, record_here, two_teachers
 from tests.remote_stores import start

@@ -19,9 +19,10 @@ from distill.loading import ConfigError
 from distill.parallel import ALONE
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet
-from orchestrator.pipeline import input_plan, run_experiment
+from orchestrator.pipeline import run_experiment
 from orchestrator.run_student import batch_plan
 from orchestrator.sources import CachedSource, ServedSource
+from orchestrator.teachers import input_plan
 from tests.helpers import prepare, record_here, two_teachers
 
 pytestmark = pytest.mark.ray
@@ -60,13 +61,8 @@ def test_a_served_teacher_that_is_killed_is_replaced_and_asked_again(
     for teacher in teachers:
         record_here(teacher.serving, input_plan(experiment), range(1))
     batches = list(batch_plan(experiment, load_data(experiment.data), seed=0).batches(0, ALONE))
-    with Fleet(input_plan(experiment)) as fleet:
-        actors = {
-            t.serving.recording.key: fleet.actors(
-                t.serving.recording.key, t.serving.recipe, t.serving.placement
-            )
-            for t in teachers
-        }
+    with Fleet() as fleet:
+        actors = {t.serving.recording.key: fleet.actors(t.serving) for t in teachers}
         served, cached = ServedSource(recordings, actors), CachedSource(recordings)
         for position, batch in enumerate(batches):
             served.prefetch(batch)

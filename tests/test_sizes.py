@@ -13,7 +13,8 @@ from orchestrator.display import Display
 from orchestrator.framing import BODY_OFFSET
 from orchestrator.jobs import bytes_of_a_pass
 from orchestrator.mirror import Mirror
-from orchestrator.pipeline import check_mirror, input_plan, run_experiment
+from orchestrator.pipeline import check_mirror, run_experiment
+from orchestrator.teachers import input_plan
 from orchestrator.verification import columns_of
 from tests.helpers import prepare, record_here, two_teachers
 

@@ -20,11 +20,10 @@ from distill.models.checkpoints import load_weights
 from distill.parallel import ALONE, Workers
 from distill.signals import Batch, ModelOutput, SignalSpec
 from orchestrator import sources
-from orchestrator.pipeline import input_plan
 from orchestrator.recording import Recording
 from orchestrator.run_student import batch_plan
 from orchestrator.sources import CachedSource, LocalSource, NoSource
-from orchestrator.teachers import Teacher
+from orchestrator.teachers import Teacher, input_plan
 from tests.helpers import asked_for, prepare, record_here, two_teachers
 
 SPECS = ("logits", "stage2", "stage3@gap", "stage2@attention", "stage1@pool4")

@@ -15,9 +15,8 @@ from distill.datasets import load_data
 from distill.engine import evaluate
 from distill.signals import SignalSpec
 from orchestrator.fleet import Fleet, Placement
-from orchestrator.pipeline import input_plan
 from orchestrator.recording import Recorder, RecordingReport, Serving
-from orchestrator.teachers import Teacher
+from orchestrator.teachers import Teacher, input_plan
 from tests.helpers import (
     CPU,
     asked_for,
@@ -84,10 +83,10 @@ def recorded_at(root: Path, experiment: Experiment, *, actors: int) -> list[Serv
 
 
 def record(
-    experiment: Experiment, servings: list[Serving], passes: Sequence[int] = (0, 1)
+    servings: list[Serving], passes: Sequence[int] = (0, 1)
 ) -> tuple[RecordingReport, Notes]:
     notes = Notes()
-    with Fleet(input_plan(experiment)) as fleet:
+    with Fleet() as fleet:
         return Recorder(servings, fleet, passes, notes).run(), notes
 
 
@@ -166,24 +165,24 @@ def test_actors_record_once_and_the_same_bytes_whatever_their_number(
 ) -> None:
     one, two, none = tmp_path / "one", tmp_path / "two", tmp_path / "none"
     servings = recorded_at(one, experiment, actors=1)
-    report, notes = record(experiment, servings)
+    report, notes = record(servings)
     assert report.images == notes.wanted[0] == notes.images[-1] == 2 * 2 * 4200
     assert sorted(notes.images) == notes.images
     # Without actors, and with two for each teacher: byte for byte the same.
     for serving in recorded_at(none, experiment, actors=1):
         assert record_here(serving, input_plan(experiment), [0, 1]) == 4
-    record(experiment, recorded_at(two, experiment, actors=2))
+    record(recorded_at(two, experiment, actors=2))
     parts = files_below(one, "*.arrow")
     assert len(parts) == 2 * 2 * 2 * 2  # teachers, signals, passes, parts
     assert parts == files_below(none, "*.arrow") == files_below(two, "*.arrow")
 
-    again, notes = record(experiment, servings)
+    again, notes = record(servings)
     assert (again.images, again.parts_found, notes.wanted) == (0, 8, [0])
 
     lost = sorted(one.rglob("*.arrow"))[5]
     untouched = {path: path.stat().st_mtime_ns for path in one.rglob("*.arrow") if path != lost}
     lost.unlink()
-    mended, _ = record(experiment, servings)
+    mended, _ = record(servings)
     assert mended.images in (4096, 4200 - 4096)
     assert files_below(one, "*.arrow") == parts
     assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
@@ -192,7 +191,7 @@ def test_actors_record_once_and_the_same_bytes_whatever_their_number(
 @pytest.mark.ray
 def test_few_parts_are_shared_out_evenly(experiment: Experiment, tmp_path: Path) -> None:
     servings = recorded_at(tmp_path, experiment, actors=2)
-    _, notes = record(experiment, servings, passes=[0])
+    _, notes = record(servings, passes=[0])
     assert notes.busy == [3, 2, 1, 0]  # of two teachers' actors, with a part each
 
 
@@ -208,8 +207,8 @@ def test_an_actor_that_gets_no_part_makes_place_for_another_teacher(
             prepare(experiment), (Placement(2, 1, 0), Placement(1, 2, 0)), strict=True
         )
     )
-    with Fleet(input_plan(experiment)) as fleet:
-        fleet.actors(few.recording.key, few.recipe, few.placement)
+    with Fleet() as fleet:
+        fleet.actors(few)
         recorder = Recorder([few, wide], fleet, [0], Notes())
         recording = threading.Thread(target=recorder.run)
         recording.start()

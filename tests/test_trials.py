@@ -9,9 +9,12 @@ from types import SimpleNamespace
 import pytest
 from ray import tune
 
+from distill.datasets import load_data
+from distill.loading import ConfigError
 from orchestrator.candidates import Space
-from orchestrator.trials import EPOCH, Sweep, run_trial
-from tests.helpers import tiny, write_fashion
+from orchestrator.students import TeacherFacts
+from orchestrator.trials import EPOCH, Sweep, run_trial, trial_job
+from tests.helpers import prepare, tiny, two_teachers, write_fashion
 
 EPOCHS = 4
 
@@ -30,6 +33,7 @@ def test_every_decision_has_a_checkpoint_to_hand_over_and_the_end_has_none(
         folder=tmp_path / "sweep",
         seed=0,
         checkpoints={},
+        facts={},
         actors={},
         handover=2,
     )
@@ -45,3 +49,26 @@ def test_every_decision_has_a_checkpoint_to_hand_over_and_the_end_has_none(
     run_trial({"optimizer.lr": 0.01}, sweep)
     assert handed_over == {1: False, 2: True, 3: False, 4: False}
     assert sweep.run_of(0, {"optimizer.lr": 0.01}).finished
+
+
+def test_a_trial_knows_of_teachers_what_the_driver_knew_and_no_file_says(
+    fashion: Path, tmp_path: Path
+) -> None:
+    """On another node than the driver's, as after `cache --remove`, accuracies are not filed."""
+    base = two_teachers(fashion, tmp_path)
+    keys = {teacher.name: teacher.serving.recording.key for teacher in prepare(base)}
+    test = load_data(base.data).test.fingerprint
+    sweep = Sweep(
+        base=base,
+        space=Space.of("mine", {"views.padding": tune.choice([1])}),
+        folder=tmp_path / "sweep",
+        seed=0,
+        checkpoints={teacher.name: Path(teacher.checkpoint) for teacher in base.teachers},
+        facts={(keys["a"], test): TeacherFacts(0.5, 10), (keys["b"], test): TeacherFacts(0.7, 20)},
+        actors={},
+        handover=0,
+    )
+    job = trial_job(sweep, {"views.padding": 1}, number=0)
+    assert job.facts == {"a": TeacherFacts(0.5, 10), "b": TeacherFacts(0.7, 20)}
+    with pytest.raises(ConfigError, match=r"nothing is recorded of teacher 'a' .* as tune\.choice"):
+        trial_job(sweep, {"views.padding": 2}, number=1)
