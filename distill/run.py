@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        resumed = " with --resume" if options.run is _tune else ""
+        print(f"interrupted; the same command{resumed} goes on from here", file=sys.stderr)
         return 130
 
 

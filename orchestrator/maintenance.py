@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -50,31 +51,35 @@ def record_ahead(experiment: Experiment, display: Display) -> Recorded:
         recordings = [serving.recording for serving in servings]
         num_passes = experiment.num_passes
         events = experiment.output.root / experiment.name / "recording"
-        report = record_passes(servings, fleet, num_passes, display, events=events)
+        with recorded_passes(servings, fleet, num_passes, display, events=events) as report:
+            kept = report.parts_found
     num_parts = sum(r.identity.num_parts for r in recordings) * num_passes
     num_bytes = sum(c.bytes_on_disk() for r in recordings for c in columns_of(r).values())
-    kept = report.parts_found
     return Recorded(store_root(experiment), num_parts - kept, kept, num_bytes)
 
 
-def record_passes(
+@contextmanager
+def recorded_passes(
     servings: Sequence[Serving], fleet: Fleet, num_passes: int, display: Display, *, events: Path
-) -> RecordingReport:
-    """Record what is missing of the first ``num_passes``; throughput goes to ``events``.
+) -> Generator[RecordingReport]:
+    """Record what is missing of the first ``num_passes``, and declare them as needed until the end.
 
+    What reads them does so inside: nobody deletes them meanwhile. Throughput goes to ``events``.
     Raises RecordingError and OSError.
     """
-    # Declared as a reader's need, so that a run with `retain: window` leaves the passes alone.
     demand = Demand({"cache": 0}, num_epochs=num_passes, num_passes=num_passes)
     retention = Retention([serving.recording for serving in servings], demand)
     observer = RecordingProgress(display, events)
     recorder = Recorder(servings, fleet, range(num_passes), observer)
     retention.register()
     try:
-        return recorder.run()
+        try:
+            report = recorder.run()
+        finally:
+            observer.finish(recorder.report)
+        yield report
     finally:
         retention.release()
-        observer.finish(recorder.report)
 
 
 def verify(experiment: Experiment, display: Display, *, num_samples: int) -> Verification:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -19,7 +20,7 @@ from distill.taps import known_taps, stages_of
 from orchestrator.codecs import make_codec
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet
-from orchestrator.maintenance import record_passes
+from orchestrator.maintenance import recorded_passes
 from orchestrator.pipeline import checkpoint_files, train_missing
 from orchestrator.preflight import signal_codec
 from orchestrator.preparation import PreparedTeacher, prepare_teachers
@@ -67,18 +68,20 @@ def probe(experiment: Experiment, display: Display, *, output: Path | None = Non
             "more"
         )
     events = experiment.output.root / experiment.name / "probes"
-    with ray_session(), Fleet() as fleet:
-        check_shared_folders(asked)
-        check_room(experiment, display.note, students=bool(untrained(experiment, data)))
-        train_missing(experiment, data, display)  # under the views that the teachers are for
-        prepared = prepare_teachers(asked, data, checkpoint_files(experiment, data))
-        servings = [
-            replace(teacher.serving, recording=_pooled_stages(teacher, asked))
-            for teacher in prepared
-        ]
-        passes = asked.num_passes
-        record_passes(servings, fleet, passes, display, events=events / "recording")
-    table = _table([serving.recording for serving in servings], data, display)
+    with ExitStack() as reading:
+        with ray_session(), Fleet() as fleet:
+            check_shared_folders(asked)
+            check_room(experiment, display.note, students=bool(untrained(experiment, data)))
+            train_missing(experiment, data, display)  # under the views that the teachers are for
+            prepared = prepare_teachers(asked, data, checkpoint_files(experiment, data))
+            servings = [
+                replace(teacher.serving, recording=_pooled_stages(teacher, asked))
+                for teacher in prepared
+            ]
+            passes, folder = asked.num_passes, events / "recording"
+            recorded = recorded_passes(servings, fleet, passes, display, events=folder)
+            reading.enter_context(recorded)
+        table = _table([serving.recording for serving in servings], data, display)
     taps = {teacher.name: teacher.taps for teacher in prepared}
     return _publish(table, experiment, taps, file, events)
 

@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables: a sweep shows its trials itself
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we write TensorBoard ourselves
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's ends a search by Ctrl-C as if it were complete
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's relative paths mean the driver's
 }
 STATE_API_S = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from distill.datasets import load_data
 from orchestrator.candidates import Space, joint_experiments, representatives
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet
-from orchestrator.maintenance import record_passes
+from orchestrator.maintenance import recorded_passes
 from orchestrator.pipeline import checkpoint_files, ready_teachers
 from orchestrator.preparation import PreparedTeacher, facts
 from orchestrator.recording import Serving, merge
@@ -33,7 +33,8 @@ def prepared_sweep(
     servings: list[Serving] = []
     checkpoints: dict[str, Path] = {}
     known: dict[tuple[str, str], TeacherFacts] = {}
-    with Fleet(workers=shares_of_workers(base)) as fleet:
+    with ExitStack() as stack:
+        fleet = stack.enter_context(Fleet(workers=shares_of_workers(base)))
         for experiment in joint_experiments(representatives(base, space)):
             data = load_data(experiment.data)
             prepared = ready_teachers(experiment, data, fleet, display)
@@ -45,7 +46,9 @@ def prepared_sweep(
             servings += read
             if experiment.signals.source == "cached" and read:
                 events = sweep_folder(base, space) / "recording"
-                record_passes(merge(read), fleet, experiment.num_passes, display, events=events)
+                passes = experiment.num_passes
+                recorded = recorded_passes(merge(read), fleet, passes, display, events=events)
+                stack.enter_context(recorded)  # until the last trial has read them
             fleet.keep_only(())  # that measured: others may need their place
         served = merge(servings) if base.signals.source == "served" else ()
         actors: dict[str, Sequence[Any]] = {s.recording.key: fleet.actors(s) for s in served}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from distill.loading import load_experiment
 from distill.models.base import Normalized
 from distill.probes import ProbeTable, probe_accuracy
 from distill.run import main
+from orchestrator.consumers import LocalConsumers
 from orchestrator.probe_tables import probing_experiment, teacher_digest
 from orchestrator.runs import find_runs
 from orchestrator.teachers import Teacher, input_plan
@@ -118,6 +120,20 @@ def pooled(experiment: Experiment, name: str, tap: str) -> torch.Tensor:
         return network(images).features[tap].mean((2, 3))
 
 
+class Watch(io.StringIO):
+    """Where a command shows what it does; looks then whether its records are declared as read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.declared: list[bool] = []
+
+    def write(self, text: str) -> int:
+        if text.startswith("probing"):
+            folders = [file.parent for file in Path("signals").glob("*/identity.json")]
+            self.declared.append(all(LocalConsumers(folder).is_anybody() for folder in folders))
+        return super().write(text)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_probe_then_train(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,8 +163,12 @@ def test_probe_then_train(experiment: Experiment, capsys: pytest.CaptureFixture[
     assert sorted({Path(path).parts[1] for path in recorded}) == [
         f"stage{stage}@gap.float16" for stage in (1, 2, 3)
     ]
-    assert main(["probe", "exp.yaml", "--output", "again.json"]) == 0
-    assert "nothing to record" in capsys.readouterr().err
+    watch = Watch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stderr", watch)
+        assert main(["probe", "exp.yaml", "--output", "again.json"]) == 0
+    assert "nothing to record" in watch.getvalue()
+    assert watch.declared == [True, True], "at the beginning and the end of probing"
     assert files_below(Path("signals"), "*.arrow") == recorded
     assert Path("again.json").read_text() == made
 

@@ -103,6 +103,17 @@ def test_a_killed_trial_goes_on_and_a_killed_driver_resumes(
     check_complete(tmp_path)
 
 
+def test_an_interrupted_search_chooses_nothing(commands: Commands, tmp_path: Path) -> None:
+    """Its best settings are not known: no seeds are trained under those that led so far."""
+    run = commands.start(*write_sweep(tmp_path))
+    run.until(has_trained(tmp_path, 1))
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.end() == 130, run.text
+    assert "the same command with --resume goes on from here" in run.text
+    assert not list(tmp_path.glob("runs/**/best.yaml"))
+    assert not list(tmp_path.glob("runs/tiny-*-best"))
+
+
 def written(run: RunFolder) -> int:
     return (run.path / "result.json").stat().st_mtime_ns
 

@@ -13,13 +13,15 @@ import ray
 from ray import tune
 
 from distill.config import Experiment
+from distill.datasets import load_data
 from orchestrator.candidates import Space, representatives
 from orchestrator.display import Display
+from orchestrator.preparation import file_accuracy
 from orchestrator.sweep_preparation import prepared_sweep
 from orchestrator.teachers import Teacher, input_plan
 from orchestrator.trials import Sweep
 from orchestrator.verification import columns_of
-from tests.helpers import prepare, two_teachers
+from tests.helpers import prepare, record_here, two_teachers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -38,7 +40,7 @@ def one_teacher(fashion: Path, folder: Path, **signals: object) -> Experiment:
 
 
 @contextmanager
-def prepared(base: Experiment, space: Space) -> Generator[Sweep]:
+def ready(base: Experiment, space: Space) -> Generator[Sweep]:
     with (
         Display(io.StringIO()) as display,
         prepared_sweep(base, space, display, handover=0) as sweep,
@@ -51,9 +53,10 @@ def test_teachers_answer_for_the_inputs_of_each_candidate(
     fashion: Path, tmp_path: Path, source: str, space: Space
 ) -> None:
     base = one_teacher(fashion, tmp_path, source=source)
-    with prepared(base, space) as sweep:
+    with ready(base, space) as sweep:
         for experiment in representatives(base, space):
-            (serving,) = (teacher.serving for teacher in prepare(experiment))
+            (prepared,) = prepare(experiment)
+            serving, data = prepared.serving, load_data(experiment.data)
             signals, samples = serving.recording.signals, np.arange(40)
             if source == "cached":
                 (column,) = columns_of(serving.recording).values()
@@ -64,3 +67,20 @@ def test_teachers_answer_for_the_inputs_of_each_candidate(
             teacher = Teacher(serving.recipe, input_plan(experiment))
             (rows,) = teacher.rows(samples, 0, signals)
             assert np.array_equal(found, rows)
+            assert sweep.facts_of(prepared, data).accuracy == teacher.test_accuracy()
+
+
+def test_records_are_declared_as_read_while_trials_run(fashion: Path, tmp_path: Path) -> None:
+    base, space = one_teacher(fashion, tmp_path), inputs(2, 3)
+    found = [prepare(experiment)[0] for experiment in representatives(base, space)]
+    for experiment, teacher in zip(representatives(base, space), found, strict=True):
+        record_here(teacher.serving, input_plan(experiment), [0])
+        file_accuracy(teacher, load_data(experiment.data), 0.5)
+    stores = [teacher.serving.recording.store for teacher in found]
+
+    def needed() -> list[set[int]]:
+        return [s.place.consumers(s.identity.key).needs_of_others() for s in stores]
+
+    with ready(base, space):
+        assert needed() == [{0}, {0}]
+    assert needed() == [set(), set()]
