@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster, cluster_of_hosts
+from tests.cluster.cluster import NUM_HOSTS, Cluster, cluster_of_hosts, wait_until
 from tests.cluster.hosts import missing_programs
 from tests.cluster.jobs import Job, run_to_its_end
 
@@ -28,3 +28,13 @@ def cluster() -> Iterator[Cluster]:
 def undisturbed(cluster: Cluster) -> Job:
     """The job as it goes where nothing happens."""
     return run_to_its_end(cluster, cluster.storage / "undisturbed")
+
+
+@pytest.fixture
+def whole(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster with all its hosts, before and after."""
+    wait_until(lambda: cluster.nodes() == NUM_HOSTS)
+    yield cluster
+    for number in range(NUM_HOSTS):
+        cluster.hosts.mend(number)
+    wait_until(lambda: cluster.nodes() == NUM_HOSTS)

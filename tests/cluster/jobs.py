@@ -11,6 +11,7 @@ from typing import Any, final
 from tests.cluster.cluster import Cluster
 
 NUM_WORKERS, NUM_EPOCHS, NUM_PASSES = 2, 15, 3
+TEACHER, WORKER = "ray::TeacherActor", "ray::RayTrainWorker"  # as processes are named
 NUM_PARTS = NUM_PASSES * 3 * 2  # of three teachers, and two of a pass
 _CHANGES = (
     "seeds=[0]",

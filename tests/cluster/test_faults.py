@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import NUM_HOSTS, Cluster, wait_until
-from tests.cluster.jobs import NUM_PARTS, Job, settings
+from tests.cluster.cluster import NUM_HOSTS, Cluster
+from tests.cluster.jobs import NUM_PARTS, TEACHER, WORKER, Job, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-TEACHER, WORKER = "ray::TeacherActor", "ray::RayTrainWorker"
-
-
-@pytest.fixture
-def whole(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster with all its hosts, before and after."""
-    wait_until(lambda: cluster.nodes() == NUM_HOSTS)
-    yield cluster
-    for number in range(NUM_HOSTS):
-        cluster.hosts.mend(number)
-    wait_until(lambda: cluster.nodes() == NUM_HOSTS)
 
 
 def num_parts(folder: Path) -> int:
