@@ -15,7 +15,7 @@ import numpy as np
 
 from distill.config import Experiment
 from distill.loading import ConfigError
-from orchestrator.candidates import Space
+from orchestrator.candidates import Space, candidate
 from orchestrator.run_differences import flatten
 from orchestrator.runs import write_atomically
 
@@ -65,6 +65,12 @@ def check_plan(base: Experiment, space: Space, plan: Plan) -> None:
         raise ConfigError(
             f"workers.min: {workers.least} to {workers.most} workers, but the trials of a sweep "
             "share the cluster by numbers that are known; set workers={count: N}"
+        )
+    signals = candidate(base, space, space.draw(np.random.default_rng(0))).signals
+    if signals.source == "cached" and signals.retain == "window":
+        raise ConfigError(
+            "signals.retain: 'window' deletes the passes that runs have left, and every trial of a "
+            "sweep reads them from the first; set it to all"
         )
     if plan.search == "grid":
         _check_grid(space, plan)

@@ -13,7 +13,7 @@ from orchestrator.candidates import Space, joint_experiments, representatives
 from orchestrator.display import Display
 from orchestrator.fleet import Fleet
 from orchestrator.maintenance import recorded_passes
-from orchestrator.pipeline import checkpoint_files, ready_teachers
+from orchestrator.pipeline import check_mirror, checkpoint_files, ready_teachers
 from orchestrator.preparation import PreparedTeacher, facts
 from orchestrator.recording import Serving, merge
 from orchestrator.room import shares_of_workers
@@ -38,6 +38,7 @@ def prepared_sweep(
         for experiment in joint_experiments(representatives(base, space)):
             data = load_data(experiment.data)
             prepared = ready_teachers(experiment, data, fleet, display)
+            check_mirror(experiment, prepared)
             checkpoints |= checkpoint_files(experiment, data)
             for teacher in prepared:
                 key = teacher.serving.recording.key

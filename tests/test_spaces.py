@@ -110,6 +110,17 @@ def test_a_search_that_cannot_be_is_told(plan, said: str) -> None:
         check_plan(DEMO, found, Plan(num_trials=2, **plan))
 
 
+@pytest.mark.parametrize("place", ["base", "space"])
+def test_a_window_of_passes_is_no_place_for_a_sweep(place: str) -> None:
+    """Trials begin one after the other, each with the first pass."""
+    window = {"signals.retain": "window"}
+    base = load_experiment("demo", ["signals.retain=window"]) if place == "base" else DEMO
+    fixed = window if place == "space" else {}
+    found = Space.of("mine", {"optimizer.lr": tune.uniform(0.1, 0.2)} | fixed)
+    with pytest.raises(ConfigError, match=r"signals\.retain: 'window' .* set it to all"):
+        check_plan(base, found, Plan(num_trials=2))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

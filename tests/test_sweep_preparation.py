@@ -14,6 +14,7 @@ from ray import tune
 
 from distill.config import Experiment
 from distill.datasets import load_data
+from distill.loading import ConfigError
 from orchestrator.candidates import Space, representatives
 from orchestrator.display import Display
 from orchestrator.preparation import file_accuracy
@@ -84,3 +85,15 @@ def test_records_are_declared_as_read_while_trials_run(fashion: Path, tmp_path: 
     with ready(base, space):
         assert needed() == [{0}, {0}]
     assert needed() == [set(), set()]
+
+
+def test_a_mirror_too_small_for_a_trial_is_a_mistake(fashion: Path, tmp_path: Path) -> None:
+    bound = {"root": "memory://sweep", "mirror": str(tmp_path / "mirror"), "mirror_bytes": 100}
+    base, space = one_teacher(fashion, tmp_path, **bound), inputs(2)
+    for experiment in representatives(base, space):
+        file_accuracy(prepare(experiment)[0], load_data(experiment.data), 0.5)
+    with (
+        pytest.raises(ConfigError, match=r"signals\.mirror_bytes: 100 is too small: 'kd' reads"),
+        ready(base, space),
+    ):
+        pass
