@@ -168,7 +168,7 @@ def test_probe_then_train(experiment: Experiment, capsys: pytest.CaptureFixture[
         patch.setattr("sys.stderr", watch)
         assert main(["probe", "exp.yaml", "--output", "again.json"]) == 0
     assert "nothing to record" in watch.getvalue()
-    assert watch.declared == [True, True], "at the beginning and the end of probing"
+    assert set(watch.declared) == {True}  # at every line that says how far probing is
     assert files_below(Path("signals"), "*.arrow") == recorded
     assert Path("again.json").read_text() == made
 
