@@ -24,6 +24,11 @@ NUM_HOSTS = 3
 BUILDS_WITH = "setuptools>=77"  # as pyproject.toml says
 PATIENCE_S = 900.0  # with what takes a quiet machine a tenth of it
 _POLL_S = 0.5
+_RAN = (  # of a method's calls, the nodes; Ray's State API knows them after their ends, too
+    "from ray.util.state import list_tasks; "
+    "tasks = list_tasks(filters=[('name', '=', '{name}')], limit=10_000); "
+    "print('RAN ON', *{{task.node_id for task in tasks if task.state == 'FINISHED'}})"
+)
 _COUNT = "import ray; ray.init(); print('ALIVE', sum(node['Alive'] for node in ray.nodes()))"
 
 
@@ -85,9 +90,21 @@ class Cluster:
         found = re.search(r"ALIVE (\d+)", self.exec(f'python -c "{_COUNT}"', check=False))
         return int(found[1]) if found else 0
 
+    def nodes_that_ran(self, method: str) -> frozenset[str]:
+        """The nodes, by Ray's ids, on which calls of an actor's method came to their end."""
+        shown = self.exec(f'python -c "{_RAN.format(name=method)}"')
+        (line,) = re.findall(r"^RAN ON(.*)", shown, flags=re.MULTILINE)
+        return frozenset(line.split())
+
     def hosts_with(self, process: str) -> list[int]:
         """The hosts on which a process runs that bears such a name."""
         command = f"grep -slaz '^{process}' /proc/[0-9]*/cmdline"
+        numbers = range(self.hosts.count)
+        return [number for number in numbers if self.hosts.run(number, command, check=False)]
+
+    def hosts_running(self, program: str) -> list[int]:
+        """The hosts on which such a program runs, whatever its processes are named."""
+        command = f"grep -slx '{program}' /proc/[0-9]*/comm"
         numbers = range(self.hosts.count)
         return [number for number in numbers if self.hosts.run(number, command, check=False)]
 
@@ -164,6 +181,8 @@ def cluster_of_hosts(folder: Path) -> Generator[Cluster]:
             wait_until(lambda: made.nodes() == NUM_HOSTS)
             yield made
             print(made.ray("down", "-y", str(made.file)))
+            # It ends the head's; the others end when they have missed the head for a minute.
+            wait_until(lambda: not made.hosts_running("raylet"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import NUM_HOSTS, Cluster, cluster_of_hosts, wait_until
 from tests.cluster.hosts import missing_programs
-from tests.cluster.jobs import Job, run_to_its_end
+from tests.cluster.jobs import Job, run_to_its_end, settings
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,10 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def undisturbed(cluster: Cluster) -> Job:
     """The job as it goes where nothing happens."""
-    return run_to_its_end(cluster, cluster.storage / "undisturbed")
+    folder = cluster.storage / "undisturbed"
+    job = run_to_its_end(cluster, folder, settings(folder))
+    # Asked at once: the head's next loss takes its memory along.
+    return replace(job, recorders=cluster.nodes_that_ran("TeacherActor.record"))
 
 
 @pytest.fixture

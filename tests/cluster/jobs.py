@@ -32,6 +32,7 @@ class Job:
 
     folder: Path
     shown: str
+    recorders: frozenset[str] = frozenset()  # nodes on which parts were recorded, where asked for
 
     @property
     def result(self) -> dict[str, Any]:
@@ -61,5 +62,5 @@ def settings(
     return given(*places, *_CHANGES, f"workers.count={num_workers}")
 
 
-def run_to_its_end(cluster: Cluster, folder: Path) -> Job:
-    return Job(folder, cluster.submit("train", "demo", *settings(folder)))
+def run_to_its_end(cluster: Cluster, folder: Path, asked: tuple[str, ...]) -> Job:
+    return Job(folder, cluster.submit("train", "demo", *asked))

@@ -15,6 +15,7 @@ def test_the_demo_is_recorded_and_trained_on_several_nodes(undisturbed: Job) -> 
     assert "student by" in undisturbed.shown, undisturbed.shown  # the table
     assert undisturbed.result["workers"] == 2  # of nodes with one CPU each
     assert len(undisturbed.parts) == NUM_PARTS
+    assert len(undisturbed.recorders) >= 2
 
 
 def test_nothing_of_a_run_lies_on_a_hosts_own_disk(cluster: Cluster, undisturbed: Job) -> None:
