@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -164,8 +165,13 @@ def test_little_shared_memory_is_noted_with_the_size_that_ray_would_take(
     assert list(machine_checks.object_store()) == []
 
 
-@pytest.mark.ray
 def test_a_state_api_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a Ray of its own: the test below starts one, and can join none."""
+    import ray
+
+    monkeypatch.setattr("orchestrator.session.ray_session", lambda **_: nullcontext())
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(ray, "nodes", list)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and nobody listens
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
