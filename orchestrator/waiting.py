@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.room import num_seated
 from orchestrator.seats import Seats, Share
@@ -59,7 +59,8 @@ def have_no_place(actors: Iterable[Any]) -> bool:
 
     One that a node starts, which may take long, has its place.
     """
-    from ray._private.state import actors as known  # Ray's State API would need a dashboard
+    from ray._private import state  # Ray's State API would need a dashboard
 
-    found: list[Any] = [known(actor._actor_id.hex()) for actor in actors]
-    return not any(actor["Address"]["NodeID"] for actor in found)
+    known = cast("Callable[[str], Any]", state.actors)
+    # Of a node it is told as soon as that one is asked; of a process, when it has room for it.
+    return not any(known(actor._actor_id.hex())["Address"]["IPAddress"] for actor in actors)

@@ -130,7 +130,8 @@ def test_an_actor_that_no_node_holds_has_no_place() -> None:
         def node(self) -> str:
             return ray.get_runtime_context().get_node_id()
 
-    wide, slim = Actor.options(num_cpus=3).remote(), Actor.options(num_cpus=1).remote()  # of two
+    kind: Any = Actor
+    wide, slim = kind.options(num_cpus=3).remote(), kind.options(num_cpus=1).remote()  # of two
     assert ray.get(slim.node.remote(), timeout=120)
     assert have_no_place([wide])
     assert not have_no_place([wide, slim])
