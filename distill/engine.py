@@ -137,7 +137,7 @@ def _train_epoch(
     if not math.isfinite(row["loss/total"]):
         terms = ", ".join(f"{name} = {value:g}" for name, value in row.items() if "loss/" in name)
         raise DivergedError(f"epoch {epoch}: the loss is not finite ({terms}); try a lower lr")
-    if not all(bool(value.isfinite().all()) for value in learner.student.parameters()):
+    if not all(bool(value.isfinite().all()) for value in learner.inference_model().parameters()):
         raise DivergedError(f"epoch {epoch}: weights are not finite after it; try a lower lr")
     tables = weights.tables(task.workers)
     for kind, table in tables.items():

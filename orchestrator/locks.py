@@ -56,11 +56,11 @@ class Lock(Protocol):
 
 
 @final
-class RecordingLock:
+class FolderLock:
     """An exclusive lock between processes on a teacher's folder, or on another one.
 
     The kernel holds it, and lets go when the process ends in whatever way; so a lock file that
-    lies about locks nothing. Used as ``with RecordingLock(store.path): …``, or by ``acquire``.
+    lies about locks nothing. Used as ``with FolderLock(store.path): …``, or by ``acquire``.
     All methods but ``release`` raise StoreError where the lock file is no file: a link, a pipe.
     """
 

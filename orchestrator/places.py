@@ -19,7 +19,7 @@ from orchestrator.layout import (
     refuse_links,
     remove_tree,
 )
-from orchestrator.locks import LOCK_FILE, Lock, RecordingLock
+from orchestrator.locks import LOCK_FILE, FolderLock, Lock
 from orchestrator.parts import crc32_of
 
 
@@ -146,7 +146,7 @@ class LocalPlace:
 
     def lock(self, key: str) -> Lock:
         refuse_links(self.root, self.root / key / LOCK_FILE)
-        return RecordingLock(self.root / key)
+        return FolderLock(self.root / key)
 
     def consumers(self, key: str) -> Consumers:
         refuse_links(self.root, self.root / key / CONSUMERS)

@@ -10,16 +10,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from orchestrator.locks import RecordingLock
+from orchestrator.locks import FolderLock
 from orchestrator.runs import RunFolder
 from orchestrator.students import StudentJob
 
 POLL_S = 0.5
 
 
-def training_lock(folder: Path) -> RecordingLock:
+def training_lock(folder: Path) -> FolderLock:
     """Of a run's folder, or of a sweep's."""
-    return RecordingLock(folder, file="training.lock", doing="training")
+    return FolderLock(folder, file="training.lock", doing="training")
 
 
 @contextmanager

@@ -285,7 +285,7 @@ class SignalStore:
     def remove_leftovers(self) -> int:
         """Delete what killed writers left, and return how many files and folders that were.
 
-        Only for the holder of the ``RecordingLock``: another writer's file would look the same.
+        Only for the holder of the ``FolderLock``: another writer's file would look the same.
         """
         files = [*self.path.rglob(f".*{TEMPORARY_SUFFIX}")]
         folders = [*self.path.rglob(f"{REMOVED_PREFIX}*")]

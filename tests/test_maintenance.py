@@ -13,7 +13,7 @@ import yaml
 from distill.config import Experiment
 from distill.run import main
 from orchestrator.inventory import list_recordings
-from orchestrator.locks import RecordingLock
+from orchestrator.locks import FolderLock
 from orchestrator.parts import read_part
 from orchestrator.recording import Recording
 from orchestrator.retention import Demand, Retention
@@ -168,7 +168,7 @@ def test_a_folder_of_another_identity_is_refused_with_what_differs(recordings, c
 
 
 def test_verify_leaves_a_store_that_is_being_recorded_alone(recordings, capsys):
-    with RecordingLock(recordings["a"].store.path):
+    with FolderLock(recordings["a"].store.path):
         assert main(["verify", "exp.yaml"]) == 1
     assert "is recording here; wait until it has ended" in capsys.readouterr().err
 
@@ -254,7 +254,7 @@ def test_a_mistyped_key_is_answered_with_the_likely_one(experiment, recordings, 
 def test_records_that_are_written_or_read_are_not_removed(experiment, recordings, capsys):
     recording, root = recordings["a"], experiment.signals.root
     command = ["cache", "--remove", recording.key, "--root", root]
-    with RecordingLock(recording.store.path):
+    with FolderLock(recording.store.path):
         assert main(command) == 1
     assert "is recording here" in capsys.readouterr().err
     retention = Retention([recording], Demand({"run": 0}, num_epochs=3, num_passes=3))

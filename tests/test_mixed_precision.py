@@ -13,9 +13,7 @@ from torch.nn import functional as F
 from distill import losses
 from distill.adapters import FeatureWeightNet
 from orchestrator.runs import RunFolder
-from orchestrator.students import train_students
-from tests.helpers import two_teachers
-from tests.test_method_training import job_of
+from tests.export_helpers import job_of, train
 
 B, N, C = 24, 32, 10
 
@@ -94,8 +92,7 @@ def test_methods_learn_in_bfloat16_what_they_learn_in_float32(
             "workers.precision": precision,
             "output.root": str(tmp_path / precision),
         }
-        job = job_of(two_teachers(fashion, tmp_path, changes))
-        train_students([job], job.experiment.workers, storage=tmp_path, on_event=lambda _: None)
+        job = train(job_of(fashion, tmp_path, changes))
         return float(RunFolder(job.folder).metrics()["loss/total"].iloc[0])
 
     narrow, wide = first_epoch("bfloat16"), first_epoch("float32")

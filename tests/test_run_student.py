@@ -18,17 +18,15 @@ from orchestrator.run_checkpoints import write_checkpoint
 from orchestrator.run_student import build_learner
 from orchestrator.runs import RunFolder
 from orchestrator.students import Event, FailureEvent, train_students
-from tests.helpers import CPU, files_below, two_teachers
-from tests.test_method_training import job_of
+from tests.export_helpers import job_of, train
+from tests.helpers import CPU, files_below
 
 
 def test_without_validation_data_the_last_weights_are_the_best(
     fashion: Path, tmp_path: Path
 ) -> None:
-    changes = {"data.validation": 0, "signals.source": "local", "schedule.epochs": 2}
-    job = job_of(two_teachers(fashion, tmp_path, changes))
-    train_students([job], job.experiment.workers, storage=tmp_path, on_event=lambda _: None)
-    run = RunFolder(job.folder)
+    changes = {"data.validation": 0, "signals.source": "local"}
+    run = RunFolder(train(job_of(fashion, tmp_path, changes)).folder)
     result = run.result()
     assert result["best_epoch"] == 1
     assert result["test_accuracy_best"] == result["test_accuracy"]
@@ -38,7 +36,7 @@ def test_without_validation_data_the_last_weights_are_the_best(
 
 def test_a_student_of_aekd_that_diverges_is_said_to(fashion: Path, tmp_path: Path) -> None:
     changes = {"method": "aekd", "signals.source": "local", "optimizer.lr": 1e30}
-    job = job_of(two_teachers(fashion, tmp_path, changes))
+    job = job_of(fashion, tmp_path, changes)
     events: list[Event] = []
     train_students([job], job.experiment.workers, storage=tmp_path, on_event=events.append)
     (failure,) = [event for event in events if isinstance(event, FailureEvent)]
@@ -58,7 +56,7 @@ def test_shared_statistics_are_those_of_the_methods_parts_too(
     changes: dict[str, Any] = {"method": "simkd"}
     if shared:
         changes |= {"workers.gpus": 1, "workers.sync_batchnorm": True}
-    job = job_of(two_teachers(fashion, tmp_path, changes))
+    job = job_of(fashion, tmp_path, changes)
     learner = build_learner(job, load_data(job.experiment.data), Compute(CPU))
     found = [isinstance(m, nn.SyncBatchNorm) for m in norms(learner)]
     assert found == [shared] * len(found)

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.consumers import LocalConsumers, RemoteConsumers
 from orchestrator.inventory import list_recordings
 from orchestrator.layout import StoreError
-from orchestrator.locks import LeaseLock, RecordingLock
+from orchestrator.locks import FolderLock, LeaseLock
 from orchestrator.mirror import Mirror
 from orchestrator.remote import MAX_SMALL_BYTES, Remote, RemoteError
 from orchestrator.store import SignalStore
@@ -48,7 +48,7 @@ def test_a_lock_that_is_no_file_is_named_and_nothing_written(kind: str, tmp_path
     path.parent.mkdir()
     make = {"link": lambda: path.symlink_to(tmp_path / "mine"), "folder": path.mkdir}
     make.get(kind, lambda: os.mkfifo(path))()
-    for use in (RecordingLock(path.parent).acquire, RecordingLock(path.parent).holder):
+    for use in (FolderLock(path.parent).acquire, FolderLock(path.parent).holder):
         with pytest.raises(StoreError, match=r"recording.lock: cannot be a lock .*; delete it"):
             use()
     assert (tmp_path / "mine").read_text() == "mine"
@@ -60,11 +60,11 @@ STRANGE = ["", "5", "[]", "null", NESTED, '{"pid": "\\u001b[2J", "host": 1}', "\
 @pytest.mark.parametrize("text", STRANGE)
 def test_a_strange_lock_file_locks_nothing(text: str, tmp_path: Path) -> None:
     (tmp_path / "recording.lock").write_text(text)
-    assert RecordingLock(tmp_path).holder() is None
+    assert FolderLock(tmp_path).holder() is None
     with (tmp_path / "recording.lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert RecordingLock(tmp_path).holder() == "another process"
-    with RecordingLock(tmp_path) as lock:
+        assert FolderLock(tmp_path).holder() == "another process"
+    with FolderLock(tmp_path) as lock:
         assert lock.acquire()
 
 

@@ -20,7 +20,7 @@ import pytest
 from distill.signals import SignalSpec
 from orchestrator.codecs import make_codec
 from orchestrator.inventory import list_recordings, remove
-from orchestrator.locks import RecordingLock
+from orchestrator.locks import FolderLock
 from orchestrator.store import PartId, SignalStore
 from tests.test_store import IDENTITY, logits_column, record
 
@@ -125,8 +125,8 @@ def test_a_full_disk_is_an_error_with_the_bytes_needed_and_leaves_nothing(tmp_pa
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestrator.locks import RecordingLock
-with RecordingLock(Path(sys.argv[1])):
+from orchestrator.locks import FolderLock
+with FolderLock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -137,7 +137,7 @@ def test_the_lock_excludes_other_processes_and_dies_with_its_own(tmp_path):
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        lock = RecordingLock(tmp_path)
+        lock = FolderLock(tmp_path)
         assert not lock.acquire()
         assert f"process {other.pid} on host" in (lock.holder() or "")
         with pytest.raises(BlockingIOError, match=f"process {other.pid} on"), lock:
@@ -145,12 +145,12 @@ def test_the_lock_excludes_other_processes_and_dies_with_its_own(tmp_path):
         other.kill()
     assert lock.holder() is None
     assert lock.acquire()
-    assert f"process {os.getpid()} on" in (RecordingLock(tmp_path).holder() or "")
+    assert f"process {os.getpid()} on" in (FolderLock(tmp_path).holder() or "")
     lock.release()
 
 
 def test_the_lock_excludes_other_threads_objects_and_can_be_taken_again(tmp_path):
-    first, second = RecordingLock(tmp_path), RecordingLock(tmp_path)
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
     with first:
         assert first.acquire()
         assert not second.acquire()
@@ -188,7 +188,7 @@ def test_remove_deletes_one_teacher_and_refuses_unknown_or_busy_ones(tmp_path):
         remove(root, IDENTITY.key[:-1] + "x")
     with pytest.raises(ValueError, match=r"no recording '\.\.'"):
         remove(root, "..")
-    with RecordingLock(column.store.path), pytest.raises(BlockingIOError):
+    with FolderLock(column.store.path), pytest.raises(BlockingIOError):
         remove(root, IDENTITY.key)
     num_bytes = column.store.bytes_on_disk()
     assert remove(root, IDENTITY.key) >= num_bytes

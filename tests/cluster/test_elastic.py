@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.locks import RecordingLock
+from orchestrator.locks import FolderLock
 from orchestrator.runs import RunFolder
 from tests.cluster.cluster import NUM_HOSTS, Cluster
 from tests.cluster.jobs import NUM_EPOCHS, WORKER, Job, given, settings
@@ -40,7 +40,7 @@ def handed_out(recorded: Path, folder: Path) -> Generator[Callable[[int], None]]
     shutil.copytree(recorded, folder, ignore=shutil.ignore_patterns("pass-*"))
     with ExitStack() as stack:
         for identity in folder.glob("*/identity.json"):
-            stack.enter_context(RecordingLock(identity.parent))
+            stack.enter_context(FolderLock(identity.parent))
         yield hand_out
 
 
