@@ -6,7 +6,6 @@ Nothing here imports torch or ray: a mistake is answered in well under a second.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
 
 from pydantic import (
@@ -25,7 +24,7 @@ from distill.frozen import Frozen
 from distill.methods import MethodConfig, config_class
 from distill.models.catalog import check_architecture, check_taps
 from distill.signals_config import Signals
-from distill.storage import runs_folder
+from distill.storage import HomePath, runs_folder
 from distill.views import CropFlip, ViewSpace
 from distill.workers_config import Gpus, Workers
 
@@ -212,7 +211,7 @@ class Output(Frozen):
     """Where run folders lie."""
 
     # Default: runs, here or in $TUTELAGE_STORAGE.
-    root: Path = Field(default_factory=runs_folder)
+    root: HomePath = Field(default_factory=runs_folder)
 
 
 @final

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self, final
 
 from pydantic import Field, PositiveInt, model_validator
 
 from distill.frozen import Frozen
-from distill.storage import signals_root
+from distill.storage import AnchoredPath, AnchoredRoot, signals_root
 
 
 @final
@@ -18,8 +17,9 @@ class Signals(Frozen):
     source: Literal["cached", "served", "local"] = "cached"
     # A folder, or a URL that fsspec opens: s3://bucket/prefix. Default: $TUTELAGE_SIGNALS, else
     # signals in $TUTELAGE_CACHE or ~/.cache/tutelage.
-    root: str = Field(default_factory=signals_root)
-    mirror: Path | None = None  # of a URL: each node's copies; default: beside signals, /mirrors
+    root: AnchoredRoot = Field(default_factory=signals_root)
+    # Of a URL, each node's copies. Default: mirrors beside signals.
+    mirror: AnchoredPath | None = None
     mirror_bytes: PositiveInt | None = None  # of copies on a node; default: all are kept
     passes: PositiveInt | None = None  # passes to record, reused in turn; default: one an epoch
     plan_seed: int = 0

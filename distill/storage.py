@@ -9,8 +9,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 STORAGE, CACHE, SIGNALS = "TUTELAGE_STORAGE", "TUTELAGE_CACHE", "TUTELAGE_SIGNALS"
+
+
+def anchored(path: Path) -> Path:
+    """Absolute, ``~`` the user's home: one place, also for processes that begin elsewhere."""
+    return path.expanduser().absolute()
+
+
+def anchored_root(root: str) -> str:
+    """A folder anchored; a URL, or nothing, as it is."""
+    return str(anchored(Path(root))) if root and "://" not in root else root
+
+
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+AnchoredPath = Annotated[Path, AfterValidator(anchored)]  # a setting's, when it is read
+AnchoredRoot = Annotated[str, AfterValidator(anchored_root)]
 
 
 def runs_folder() -> Path:
@@ -22,16 +40,16 @@ def cache_folder() -> Path:
     """Of decoded data, teachers that were trained, and records."""
     storage = os.environ.get(STORAGE)
     if storage and not os.environ.get(CACHE):
-        return Path(storage).expanduser() / "cache"
+        return anchored(Path(storage)) / "cache"
     return own_cache()
 
 
 def signals_root() -> str:
     """Of records; empty for the cache's own folder of them."""
-    return os.environ.get(SIGNALS, "")
+    return anchored_root(os.environ.get(SIGNALS, ""))
 
 
 def own_cache() -> Path:
     """Of what a node keeps for itself: copies of remote records."""
     named = os.environ.get(CACHE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "tutelage"
+    return anchored(Path(named)) if named else Path.home() / ".cache" / "tutelage"

@@ -69,7 +69,7 @@ def store_mirror(experiment: Experiment) -> Mirror | None:
     if not is_remote(signals.root):
         return None
     folder = signals.mirror or (experiment.data.cache_dir or own_cache()) / "mirrors"
-    return Mirror(signals.root, folder.expanduser().absolute(), signals.mirror_bytes)
+    return Mirror(signals.root, folder, signals.mirror_bytes)
 
 
 def prepare_teachers(

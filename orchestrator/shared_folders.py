@@ -55,7 +55,7 @@ class _Mark:
     """A file with a name of its own in a folder, while the context lasts."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder.expanduser().absolute()
+        self._folder = folder.absolute()
         self.path = self._folder / f".seen-{uuid.uuid4().hex}"
 
     def __enter__(self) -> _Mark:

@@ -56,6 +56,23 @@ def copied(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_settings_name_one_place_for_processes_that_begin_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    own = "{name: image_folder, image_size: 32, root: photos, cache_dir: ~/cache}"
+    experiment = load_experiment("demo", [f"data={own}", "output.root=~/out", "signals.root=~/s"])
+    assert experiment.data.root == tmp_path / "photos"
+    assert experiment.data.cache_dir == Path("/home/somebody/cache")
+    assert experiment.output.root == Path("/home/somebody/out")
+    assert experiment.signals.root == "/home/somebody/s"
+    arrays = load_experiment("demo", ["data={name: arrays, file: a.npz}", "signals.root=s3://b/p"])
+    assert arrays.data.file == tmp_path / "a.npz"
+    assert arrays.signals.root == "s3://b/p"
+    assert load_experiment("demo").signals.root == ""  # beside the cache
+
+
 def test_a_copy_of_the_script_runs_the_installed_package(tmp_path: Path) -> None:
     done = copied(tmp_path)
     assert done.returncode == 0, done.stderr

@@ -85,7 +85,7 @@ def _read(file: Path) -> Mapping[str, Part]:
 
 def _file(config: DataConfig) -> Path:
     assert config.file is not None
-    file = config.file.expanduser()
+    file = config.file
     if not file.is_file():
         near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.npz")])
         hint = f" (there is '{near[0]}')" if near else ""

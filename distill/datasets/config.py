@@ -11,7 +11,7 @@ from typing import Any, final
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from distill.models.catalog import suggest
-from distill.storage import cache_folder
+from distill.storage import AnchoredPath, cache_folder
 from distill.user_code import is_function
 
 NAMES = (
@@ -54,15 +54,15 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
 
     name: str
     options: dict[str, Any] = {}  # of a user's function
-    root: Path | None = None  # folder of a named data set or of image_folder
-    file: Path | None = None  # .npz of arrays
+    root: AnchoredPath | None = None  # folder of a named data set or of image_folder
+    file: AnchoredPath | None = None  # .npz of arrays
     image_size: int | None = Field(default=None, ge=1, le=4096)  # image_folder's, in pixels
     # Of the data's classes, by name or by number, those that are kept: they become 0, 1, …
     classes: tuple[int | str, ...] | None = None
     validation: float = Field(default=0.1, ge=0, lt=0.5)  # of each class's training samples
     split_seed: int = 0
     download: bool = False
-    cache_dir: Path | None = None  # default: $TUTELAGE_CACHE, or else ~/.cache/tutelage
+    cache_dir: AnchoredPath | None = None  # default: $TUTELAGE_CACHE, or else ~/.cache/tutelage
 
     @field_validator("name")
     @classmethod
@@ -132,12 +132,12 @@ def kept_classes(config: DataConfig, names: Sequence[str]) -> tuple[int, ...] | 
 def cache_root(config: DataConfig) -> Path:
     """The folder under which decoded arrays and downloads are kept."""
     if config.cache_dir is not None:
-        return config.cache_dir.expanduser()
+        return config.cache_dir
     return cache_folder()
 
 
 def download_root(config: DataConfig) -> Path:
     """Where torchvision's layout is looked for and downloaded to."""
     if config.root is not None:
-        return config.root.expanduser()
+        return config.root
     return cache_root(config) / "downloads"

@@ -128,7 +128,7 @@ def _progress(title: str) -> Generator[Callable[[float], None]]:
 def _settings(config: DataConfig) -> tuple[Path, int]:
     assert config.root is not None
     assert config.image_size is not None
-    return config.root.expanduser(), config.image_size
+    return config.root, config.image_size
 
 
 def _folders(root: Path) -> dict[str, Path]:
