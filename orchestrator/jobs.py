@@ -26,13 +26,15 @@ def student_jobs(
     *,
     facts_of: Callable[[PreparedTeacher, Data], TeacherFacts] = facts,
 ) -> list[StudentJob]:
-    """Every run of the experiment: method by method, seed by seed.
+    """Every run of the experiment: method by method, seed by seed; equal methods are one.
 
     ``facts_of`` a teacher are written to results, and change nothing else.
     """
     experiment = settled(experiment, {teacher.name: teacher.taps for teacher in prepared})
+    given = experiment.methods
+    methods = [method for i, method in enumerate(given) if method not in given[:i]]
     jobs: list[StudentJob] = []
-    for method in experiment.methods:
+    for method in methods:
         recordings, recipes = method_recordings(experiment, method, prepared)
         digest = _digest(experiment, method, recordings, data)
         used = {recording.teacher for recording in recordings}
@@ -41,7 +43,7 @@ def student_jobs(
         in_worker = method.resident or experiment.signals.source == "local"
         teachers = [teacher for teacher in prepared if teacher.name in used]
         for seed in experiment.seeds:
-            twin = sum(other.name == method.name for other in experiment.methods) > 1
+            twin = sum(other.name == method.name for other in methods) > 1
             label = f"{method.name}-{digest}" if twin else method.name
             folder = RunFolder.at(
                 experiment.output.root,

@@ -76,7 +76,7 @@ def run_experiment(experiment: Experiment, display: Display) -> Outcome:
         with alone(jobs) as todo:
             if len(todo) < len(jobs):
                 display.note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished; kept")
-            file_tables(experiment, jobs)
+            file_tables(experiment, {teacher.name: teacher.taps for teacher in prepared}, jobs)
             _train(experiment, todo, prepared, fleet, display, progress)
     runs = tuple(RunFolder(job.folder) for job in jobs)
     return Outcome(tuple(run for run in runs if run.finished), tuple(progress.failures))

@@ -107,15 +107,18 @@ def settled(experiment: Experiment, teachers: Mapping[str, Taps]) -> Experiment:
     )
 
 
-def file_tables(experiment: Experiment, jobs: Sequence[StudentJob]) -> None:
+def file_tables(
+    experiment: Experiment, teachers: Mapping[str, Taps], jobs: Sequence[StudentJob]
+) -> None:
     """Copy the table that chose a run's teachers into its folder, beside what came of it."""
-    methods = [method for method in experiment.methods for _ in experiment.seeds]
-    for method, job in zip(methods, jobs, strict=True):
-        if isinstance(method, ProbedConfig) and method.reads_table:
-            if RunFolder(job.folder).finished:
-                continue
-            text = ProbeTable.read(Path(method.probes)).to_json()
-            write_atomically(job.folder / FILE, lambda draft, text=text: draft.write_text(text))
+    choices = settled(experiment, teachers).methods
+    for method, chosen in zip(experiment.methods, choices, strict=True):
+        if not isinstance(method, ProbedConfig) or not method.reads_table:
+            continue
+        text = ProbeTable.read(Path(method.probes)).to_json()
+        for job in jobs:
+            if job.method == chosen and not RunFolder(job.folder).finished:
+                write_atomically(job.folder / FILE, lambda draft, text=text: draft.write_text(text))
 
 
 def marks_of(

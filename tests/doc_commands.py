@@ -48,7 +48,7 @@ def check_command(words: Sequence[str]) -> None:
             check_command(words[:at])
             check_command(words[at + 1 :])
             return
-    words, target = _redirected(words)
+    words, target = redirected(words)
     while words and _VARIABLE.fullmatch(words[0]):
         words = words[1:]
     if not words:
@@ -62,7 +62,8 @@ def check_command(words: Sequence[str]) -> None:
         target.write_text(printed.getvalue())
 
 
-def _redirected(words: Sequence[str]) -> tuple[Sequence[str], Path | None]:
+def redirected(words: Sequence[str]) -> tuple[Sequence[str], Path | None]:
+    """A command without its ``> FILE``, and the file."""
     if ">" not in words:
         return words, None
     at = list(words).index(">")

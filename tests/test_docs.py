@@ -1,4 +1,7 @@
-"""Commands and snippets of README and docs: run where that is cheap, else held to the parser."""
+"""Commands and snippets of README and docs: run where that is cheap, else held to the parser.
+
+Those are run, too, made small, by ``make test-documents``.
+"""
 
 from __future__ import annotations
 

@@ -19,9 +19,11 @@ import torch
 import yaml
 
 from distill.config import Experiment
+from distill.datasets import load_data
 from distill.loading import ConfigError
 from distill.run import main
 from orchestrator.display import Display
+from orchestrator.jobs import student_jobs
 from orchestrator.pipeline import Outcome, run_experiment
 from orchestrator.runs import RunFolder, find_runs
 from tests.helpers import filed_weights, files_below, tiny, two_teachers
@@ -50,6 +52,12 @@ def write_yaml(experiment: Experiment, file: Path) -> Path:
 def test_a_batch_larger_than_the_data_is_a_mistake(fashion: Path) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.batch_size: 361 is more than the 360"):
         run(tiny(fashion, {"schedule.batch_size": 361}))
+
+
+def test_a_baseline_that_is_the_method_is_one_run(fashion: Path) -> None:
+    experiment = tiny(fashion, {"method": "ce", "baselines": ["ce"], "seeds": [0, 1]})
+    jobs = student_jobs(experiment, (), load_data(experiment.data))
+    assert [job.title for job in jobs] == ["ce seed 0", "ce seed 1"]
 
 
 @pytest.mark.ray

@@ -6,14 +6,19 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
 from distill.datasets import DataConfig, load_data
+from distill.models.checkpoints import save_weights
 from tests.doc_files import DOCS
+from tests.networks import build
 
 TUTORIALS = DOCS / "tutorials"
 CLASSES = ("bus", "car", "tram")
+SIZE = 32  # pixels of the phone's images, where it is made small
+SMALL_TEACHERS = (("squeezenet1_1", 3), ("squeezenet1_1", 3), ("resnet18", 5))  # and classes
 MYCODE = {
     "__init__.py": "",
     "data.py": """
@@ -43,6 +48,31 @@ def phone_yaml() -> str:
     """The experiment of the page."""
     (text,) = re.findall(r"```yaml\n(.*?)```", (TUTORIALS / "phone.md").read_text(), re.DOTALL)
     return text
+
+
+def phone(folder: Path) -> list[str]:
+    """The page's experiment and photos in ``folder``, and what makes it small.
+
+    Its teachers have drawn weights.
+    """
+    write_photos(folder / "photos")
+    (folder / "phone.yaml").write_text(phone_yaml())
+    overrides = [
+        f"data.image_size={SIZE}",
+        "views.padding=2",
+        "student.arch=torchvision/squeezenet1_1",
+        "schedule={epochs: 1, batch_size: 8}",
+        "seeds=[0]",
+        "workers.count=0",
+    ]
+    for index, (name, num_classes) in enumerate(SMALL_TEACHERS):
+        torch.manual_seed(index)
+        file = folder / f"{index}.safetensors"
+        arch = f"torchvision/{name}"
+        save_weights(build(arch, num_classes=num_classes, image_size=SIZE), file)
+        changes = {"name": f"t{index}", "arch": arch, "checkpoint": file.name, "cpus": 0.5}
+        overrides += [f"teachers[{index}].{key}={value}" for key, value in changes.items()]
+    return overrides
 
 
 def furnish(folder: Path) -> None:

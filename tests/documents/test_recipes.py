@@ -58,7 +58,6 @@ def furnish(folder: Path) -> dict[str, str]:
         "student.arch": STUDENT,
         **SHORT,
     }
-    overrides["data.root"] = str(folder / page["data"]["root"])  # the tests' Ray began elsewhere
     for index, teacher in enumerate(page["teachers"]):
         overrides[f"teachers[{index}].cpus"] = "0.5"  # all fit at one time
         if teacher["checkpoint"] == "auto":
