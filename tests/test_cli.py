@@ -87,7 +87,7 @@ def small(tmp_path: Path) -> Path:
     ("override", "says"),
     [
         ("data.name=fashion_mnits", "data.name: unknown data set 'fashion_mnits'; did you mean fa"),
-        ("data.file=none.npz", "data.file: no file 'none.npz'; correct the path"),
+        ("data.file=none.npz", "/none.npz'; correct the path"),
         ("shedule.epochs=1", "shedule: unknown key; did you mean 'schedule'?"),
         ("method.temperature=-4", "method.temperature: should be greater than 0 (it is -4)"),
         ("method=kdd", "method: unknown method 'kdd'; did you mean 'kd'"),
